@@ -1,0 +1,145 @@
+"""From folders to pretrained models: `hub_configs/<arch>.<dataset>/` is all there is to know about a checkpoint.
+
+Each folder is a Hub repository as published. This module turns them into timm's pretrained cfgs, says where the weights
+of a cfg are, and refuses weights whose sha256 is not the one in the folder's `metrics.json`.
+"""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from .errors import CheckpointError
+
+HUB_ORG = "cnnzoo"
+WEIGHTS = "model.safetensors"
+
+# What a Hub repository's pretrained_cfg may set. The rest (file, url, custom_load, ...) decides where weights come from
+# and how they are read, and is ours to say.
+_FIELDS = (
+    "num_classes", "input_size", "min_input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode",
+    "mean", "std", "pool_size", "first_conv", "classifier", "license", "description", "origin_url", "paper_ids",
+)  # fmt: skip
+
+
+def root() -> Path:
+    """The folder of checkpoint folders: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "hub_configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "hub_configs"
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every `<arch>.<dataset>` that has a folder, sorted."""
+    if not root().is_dir():
+        return ()
+    return tuple(sorted(p.parent.name for p in root().glob("*.*/config.json")))
+
+
+def folder(name: str) -> Path:
+    """The folder of one checkpoint, `<arch>.<dataset>`."""
+    return root() / name
+
+
+def read_json(path: Path) -> dict:
+    """Reads one of a checkpoint's JSON files.
+
+    Raises:
+        CheckpointError: The file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({e}). Reinstall cnnzoo, or restore the file from its repository."
+        ) from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object was expected. Restore the file.")
+    return content
+
+
+def metrics(name: str) -> dict:
+    """The measured numbers of a checkpoint: accuracy, parameters, protocol, sha256 of the weights."""
+    return read_json(folder(name) / "metrics.json")
+
+
+def pretrained_cfgs(arch: str) -> dict[str, dict]:
+    """The timm cfg fields of every checkpoint of `arch`, by tag."""
+    return {name.split(".", 1)[1]: _cfg(name) for name in names() if name.split(".", 1)[0] == arch}
+
+
+def _cfg(name: str) -> dict:
+    config = read_json(folder(name) / "config.json")
+    stored = config.get("pretrained_cfg", {})
+    cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in _FIELDS}
+    if "label_names" in config:
+        cfg["label_names"] = tuple(config["label_names"])
+    weights = folder(name) / WEIGHTS
+    # timm reads `file` first and never falls back, so it is set only when the weights are really there.
+    return dict(
+        cfg,
+        file=str(weights) if weights.is_file() else None,
+        hf_hub_id=f"{HUB_ORG}/{name}",
+        hf_hub_filename=WEIGHTS,
+    )
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
+
+
+def _digest(f) -> str:
+    # Python 3.10 has no hashlib.file_digest.
+    h = hashlib.sha256()
+    while chunk := f.read(1 << 20):
+        h.update(chunk)
+    return h.hexdigest()
+
+
+def locate(name: str, cache_dir: str | Path | None = None) -> Path:
+    """The verified weights of `<arch>.<dataset>`: the bundled file, else the Hub's copy.
+
+    Args:
+        name: Checkpoint name.
+        cache_dir: The Hub client's cache, its default if None.
+
+    Raises:
+        CheckpointError: The weights are nowhere to be had, or their sha256 is not the published one.
+    """
+    path = folder(name) / WEIGHTS
+    if not path.is_file():
+        path = _download(name, cache_dir)
+    verify(path, metrics(name)["sha256"])
+    return path
+
+
+def verify(path: Path, expected: str) -> None:
+    """Checks a weights file against its published sha256.
+
+    Raises:
+        CheckpointError: They differ; the message has the path and both hashes.
+    """
+    try:
+        found = sha256(path)
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read ({e.strerror}). Check its permissions, or reinstall cnnzoo.") from e
+    if found != expected:
+        raise CheckpointError(
+            f"{path} is not the published file: its sha256 is {found}, expected {expected}. It is damaged or was "
+            "replaced; delete it and reinstall cnnzoo (or clear the Hub cache) to get the published one."
+        )
+
+
+def _download(name: str, cache_dir: str | Path | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(f"{HUB_ORG}/{name}", WEIGHTS, cache_dir=cache_dir))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        raise CheckpointError(
+            f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor to be had from the "
+            f"Hub ({type(e).__name__}). Go online and try again, or put the file there yourself."
+        ) from e

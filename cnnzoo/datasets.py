@@ -1,0 +1,90 @@
+"""Facts about each data set, and nothing else: no torch, no files, no network. The one home of every constant."""
+
+from dataclasses import dataclass
+
+from .errors import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a data set before opening it.
+
+    Attributes:
+        name: The name in checkpoint tags, such as `fashion_mnist`.
+        title: The name as people write it.
+        folder: Folder below the data directory; torchvision's own layout, so its copies are found.
+        files: File name to md5 of the compressed files, in the order train images, train labels, test images, test labels.
+        unpacked: The md5 of the same four files unpacked, for copies whose archives were deleted.
+        mirrors: Addresses that serve `files`, tried in this order.
+        image_size: Channels, height, width.
+        mean, std: Per channel, over the training images scaled to [0, 1].
+        labels: Class names, by class index.
+        num_train, num_test: Images in each split.
+        holdout: Training images at the end of the training split that choices are made on.
+        licence, homepage: Where the data come from and what may be done with them.
+    """
+
+    name: str
+    title: str
+    folder: str
+    files: dict[str, str]
+    unpacked: dict[str, str]
+    mirrors: tuple[str, ...]
+    image_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+    num_train: int
+    num_test: int
+    holdout: int
+    licence: str
+    homepage: str
+
+
+FASHION_MNIST = DatasetInfo(
+    name="fashion_mnist",
+    title="Fashion-MNIST",
+    folder="FashionMNIST/raw",
+    files={
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+    unpacked={
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+    mirrors=(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    ),
+    image_size=(1, 28, 28),
+    mean=(0.2860,),
+    std=(0.3530,),
+    labels=(
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    ),
+    num_train=60_000,
+    num_test=10_000,
+    holdout=5_000,
+    licence="MIT",
+    homepage="https://github.com/zalandoresearch/fashion-mnist",
+)  # fmt: skip
+
+DATASETS = {d.name: d for d in (FASHION_MNIST,)}
+
+
+def get_dataset_info(name: str) -> DatasetInfo:
+    """Facts about the data set called `name`.
+
+    Raises:
+        UnknownNameError: There is no such data set; the message lists what there is.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return DATASETS[name]

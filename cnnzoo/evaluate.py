@@ -1,0 +1,162 @@
+"""How good a model is, and what it says of an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from .data import Split, create_transform, normalize, open_image
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Measured on `count` images.
+
+    Attributes:
+        top1: Percent of images whose most probable class is right.
+        loss: Mean cross-entropy, in nats.
+        ece: Expected calibration error over 15 equal bins of confidence, in percent (arXiv:1706.04599).
+        per_class: Percent right among the images of each class.
+        confusion: `confusion[i][j]` images of class i were called j.
+    """
+
+    count: int
+    top1: float
+    loss: float
+    ece: float
+    per_class: tuple[float, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Tensor:
+    """The model's outputs for every image of a split, in order, in fp32.
+
+    Args:
+        model: Runs in evaluation mode, on the device it is on; its mode is restored.
+        split: Any split of images that the model was made for.
+        tta: Average the log-probabilities of each image and its mirror image.
+        batch_size: Images per forward pass.
+
+    Returns:
+        `(N, num_classes)` on the CPU.
+
+    Raises:
+        InputError: The split is empty.
+    """
+    if len(split) == 0:
+        raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    outputs = []
+    starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)
+    try:
+        with torch.inference_mode():
+            for start in starts:
+                images = split.images[start : start + batch_size].to(device)
+                x = normalize(images, split.info.mean, split.info.std).contiguous(memory_format=torch.channels_last)
+                logits = model(x).float()
+                if tta:
+                    logits = (logits.log_softmax(1) + model(x.flip(3)).float().log_softmax(1)) / 2
+                outputs.append(logits.cpu())
+    finally:
+        model.train(was_training)
+    return torch.cat(outputs)
+
+
+def measure(logits: Tensor, labels: Tensor) -> Metrics:
+    """Metrics of outputs `(N, K)` against class indices `(N,)`."""
+    labels = labels.cpu()
+    probabilities = logits.softmax(1)
+    confidence, guess = probabilities.max(1)
+    right = guess == labels
+    classes = logits.shape[1]
+    # (N,) pairs (label, guess) -> (K, K) counts
+    confusion = torch.bincount(labels * classes + guess, minlength=classes * classes).view(classes, classes)
+    per_class = 100 * confusion.diag() / confusion.sum(1).clamp(min=1)
+    return Metrics(
+        count=len(labels),
+        top1=round(100 * right.double().mean().item(), 4),
+        loss=round(F.cross_entropy(logits, labels).item(), 5),
+        ece=round(calibration_error(confidence, right), 3),
+        per_class=tuple(round(v, 2) for v in per_class.tolist()),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent: the mean distance of confidence and accuracy, over equal bins of confidence."""
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.double).index_add_(0, which, confidence.double() - right.double())
+    return 100 * gap.abs().sum().item() / len(confidence)
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature that minimises the cross-entropy of `logits / temperature` (Guo et al., 2017, arXiv:1706.04599)."""
+    logits, labels = logits.double(), labels.cpu()
+    log_t = torch.zeros(1, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_t.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return round(log_t.exp().item(), 4)
+
+
+def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Metrics:
+    """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments."""
+    return measure(predict_logits(model, split, tta=tta, batch_size=batch_size), split.labels)
+
+
+def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
+    """What the model takes images for.
+
+    Args:
+        model: A classifier; labels come from its checkpoint, or are its class indices as text if it has none.
+        images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them.
+        topk: Answers per image.
+
+    Returns:
+        For one image a list of `topk` pairs (label, probability), most probable first; for a list, a list of those.
+
+    Raises:
+        InputError: An image cannot be read, the list is empty, or `topk` is out of range.
+    """
+    many = isinstance(images, Sequence) and not isinstance(images, str)
+    batch = list(images) if many else [images]
+    if not batch:
+        raise InputError("An empty list of images was given. Pass one image at least.")
+    if not 1 <= topk <= model.num_classes:
+        raise InputError(f"topk={topk} was given, allowed is 1 to {model.num_classes}. Pass topk=1, say.")
+    transform = create_transform(model)
+    reference = next(model.parameters())
+    x = torch.stack([transform(open_image(image)) for image in batch]).to(reference)  # (B, C, H, W)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            probabilities = model(x).float().softmax(1).cpu()
+    finally:
+        model.train(was_training)
+    values, classes = probabilities.topk(topk)
+    labels = class_labels(model)
+    answers = [
+        [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]
+        for row_classes, row_values in zip(classes.tolist(), values.tolist(), strict=True)
+    ]
+    return answers if many else answers[0]
+
+
+def class_labels(model: nn.Module) -> tuple[str, ...]:
+    """Class names by index: the checkpoint's where the model has its classes, else the indices as text."""
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ()
+    return tuple(names) if len(names) == model.num_classes else tuple(str(i) for i in range(model.num_classes))

@@ -1,0 +1,179 @@
+"""Building blocks that two families share and `timm.layers` lacks."""
+
+from collections.abc import Callable
+
+from timm.layers import ConvNormAct, SelectAdaptivePool2d, calculate_drop_path_rates
+from torch import Tensor, nn
+
+
+class Stage(nn.Sequential):
+    """Blocks that work at one resolution, with what the rest of the model has to know about them.
+
+    Attributes:
+        num_chs: Channels of the output.
+        reduction: Input pixels per output pixel along one axis, counted from the image.
+    """
+
+    def __init__(self, *blocks: nn.Module, num_chs: int, reduction: int) -> None:
+        super().__init__(*blocks)
+        self.num_chs = num_chs
+        self.reduction = reduction
+
+
+class Head(nn.Module):
+    """Pooling, optional hidden layers, dropout and classifier.
+
+    Args:
+        in_features: Channels of the last feature map.
+        num_classes: Outputs of the classifier; 0 for none.
+        pool_type: `"flatten"`, one of timm's global poolings (`"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`), or `""`,
+            which hands the feature map on as it is and so needs `num_classes=0`.
+        feature_size: Height and width of the last feature map, without which `"flatten"` is refused.
+        hidden: Widths of the hidden layers.
+        hidden_layer: Makes one hidden layer from (inputs, outputs, **dd); called once per width.
+        drop_rate: Dropout before the classifier, 0 to 1.
+
+    Shape: `(B, in_features, H, W)` to `(B, num_classes)`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        pool_type: str = "avg",
+        *,
+        feature_size: tuple[int, int] | None = None,
+        hidden: tuple[int, ...] = (),
+        hidden_layer: Callable[..., nn.Module] | None = None,
+        drop_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.feature_size = feature_size
+        self.hidden = hidden
+        self.hidden_layer = hidden_layer
+        self.drop = nn.Dropout(drop_rate)
+        self._build(num_classes, pool_type, dict(device=device, dtype=dtype))
+
+    def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
+        if pool_type == "" and num_classes > 0:
+            raise ValueError(
+                f"global_pool='' was given with num_classes={num_classes}; a classifier needs pooled features. "
+                "Pass num_classes=0 as well, or a pooling such as global_pool='avg'."
+            )
+        if pool_type == "flatten" and self.feature_size is None:
+            raise ValueError(
+                "global_pool='flatten' was given; this model takes images of any size, so it has to pool. "
+                "Pass global_pool='avg', 'max', 'avgmax' or 'catavgmax'."
+            )
+        self.pool_type = pool_type
+        if pool_type == "flatten":
+            self.global_pool: nn.Module = nn.Flatten(1)  # (B, C, H, W) -> (B, C*H*W)
+            width = self.in_features * self.feature_size[0] * self.feature_size[1]
+        else:
+            self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=pool_type != "")  # -> (B, C)
+            width = self.in_features * self.global_pool.feat_mult()
+        layers: list[nn.Module] = []
+        if pool_type != "":
+            for outputs in self.hidden:
+                layers.append(self.hidden_layer(width, outputs, **dd))
+                width = outputs
+        self.pre_logits = nn.Sequential(*layers)
+        self.num_features = width
+        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+
+    def reset(self, num_classes: int, pool_type: str | None = None, *, device=None, dtype=None) -> None:
+        """Replaces the classifier; another `pool_type` also rebuilds the pooling and the hidden layers."""
+        dd = dict(device=device, dtype=dtype)
+        if pool_type is not None and pool_type != self.pool_type:
+            self._build(num_classes, pool_type, dd)
+        else:
+            if self.pool_type == "" and num_classes > 0:
+                self._build(num_classes, "", dd)  # refuses
+            self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.train(self.training)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.pre_logits(self.global_pool(x))
+        x = self.drop(x)
+        if pre_logits:
+            return x
+        return self.fc(x)
+
+
+def init_weights(module: nn.Module, scheme: str) -> None:
+    """Fills the convolutions and linear layers of `module` in place.
+
+    Args:
+        module: Any module; normalisation layers keep torch's own start (scale 1, shift 0).
+        scheme: `"kaiming"`: normal, scaled by the fan-out, biases zero (He et al., 2015, arXiv:1502.01852); a block with
+            a method `zero_init_last` starts as its shortcut (Goyal et al., 2017, arXiv:1706.02677).
+            `"xavier"`: uniform, torch's own biases, as the textbook does it (Glorot and Bengio, 2010).
+    """
+    for m in module.modules():
+        if not isinstance(m, (nn.Conv2d, nn.Linear)):
+            continue
+        if scheme == "xavier":
+            nn.init.xavier_uniform_(m.weight)
+            continue
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            nn.init.normal_(m.weight, std=0.01)
+        if m.bias is not None:
+            nn.init.zeros_(m.bias)
+    for m in module.modules():
+        if scheme == "kaiming" and hasattr(m, "zero_init_last"):
+            m.zero_init_last()
+
+
+def small_stem(in_chans: int, chs: tuple[int, ...], strides: tuple[int, ...], **dd) -> Stage:
+    """A stem for small images: 3x3 convolutions, each with batch norm and ReLU."""
+    layers, reduction = [], 1
+    for out_chs, stride in zip(chs, strides, strict=True):
+        layers.append(ConvNormAct(in_chans, out_chs, 3, stride, **dd))
+        in_chans, reduction = out_chs, reduction * stride
+    return Stage(*layers, num_chs=in_chans, reduction=reduction)
+
+
+def textbook_stem(in_chans: int, chs: int, **dd) -> Stage:
+    """The stem of the textbook's ResNet and DenseNet: 7x7 convolution by 2, batch norm, ReLU, 3x3 max pooling by 2."""
+    conv = ConvNormAct(in_chans, chs, 7, 2, padding=3, bias=True, **dd)
+    return Stage(conv, nn.MaxPool2d(3, 2, 1), num_chs=chs, reduction=4)
+
+
+def shortcut(in_chs: int, out_chs: int, stride: int, *, norm: bool = True, bias: bool = False, **dd) -> nn.Module:
+    """The path around a residual block: identity where the shapes agree, else a 1x1 convolution, by choice with norm."""
+    if in_chs == out_chs and stride == 1:
+        return nn.Identity()
+    conv = nn.Conv2d(in_chs, out_chs, 1, stride, bias=bias, **dd)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_chs, **dd)) if norm else conv
+
+
+def residual_stages(
+    block: Callable[..., nn.Module],
+    stem: Stage,
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    strides: tuple[int, ...],
+    drop_path_rate: float,
+) -> list[Stage]:
+    """Stages of equal blocks; the first block of a stage takes its stride.
+
+    Args:
+        block: Makes one block from (channels in, channels out, stride, drop_path=).
+        stem: What the first stage takes.
+        widths, depths, strides: Channels, blocks and stride of each stage.
+        drop_path_rate: Drop probability of the last block; grows linearly from 0 at the first.
+    """
+    rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+    stages, chs, reduction = [], stem.num_chs, stem.reduction
+    for width, depth, stride, drop in zip(widths, depths, strides, rates, strict=True):
+        chs_in = [chs] + [width] * (depth - 1)
+        steps = [stride] + [1] * (depth - 1)
+        blocks = [block(c, width, s, drop_path=p) for c, s, p in zip(chs_in, steps, drop, strict=True)]
+        chs, reduction = width, reduction * stride
+        stages.append(Stage(*blocks, num_chs=chs, reduction=reduction))
+    return stages

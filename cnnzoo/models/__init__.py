@@ -1,0 +1,6 @@
+"""The families. Importing this module registers every model with timm."""
+
+from . import lenet as lenet
+from . import resnet as resnet
+from . import resnext as resnext
+from ._convnet import ConvNet as ConvNet

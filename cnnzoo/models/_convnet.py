@@ -1,0 +1,342 @@
+"""The one base class: stem, stages, head, and everything timm asks of a model.
+
+A family file holds its blocks and a table of sizes. What timm's factory, feature API, optimiser groups, fine-tuning and
+tracing need is here, once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from timm.layers import get_device_dtype
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, get_pretrained_cfg
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint
+from torch import Tensor, nn
+
+from .. import checkpoints
+from ..datasets import FASHION_MNIST
+from ..errors import CheckpointError, InputError, unknown
+from ..layers import Head, Stage, init_weights
+
+
+@torch.fx.wrap
+def _check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) -> None:
+    # One opaque call, so that tracing does not trip over the conditions. Costs about a microsecond.
+    if x.dim() != 4:
+        raise InputError(
+            f"A tensor of {x.dim()} dimensions was given; a model takes images as (B, C, H, W). "
+            "For one image pass x[None], for grayscale without a channel axis x[:, None]."
+        )
+    if x.shape[0] == 0:
+        raise InputError("An empty batch was given, at least one image is needed. Skip the call when there is none.")
+    if x.shape[1] != in_chans:
+        raise InputError(
+            f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
+            f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}."
+        )
+    if fixed and (x.shape[2] != height or x.shape[3] != width):
+        raise InputError(
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels were given, this model is built for {height}x{width}. "
+            f"Resize them with cnnzoo.create_transform(model), or build it with img_size=({x.shape[2]}, {x.shape[3]})."
+        )
+    if x.shape[2] < height or x.shape[3] < width:
+        raise InputError(
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels are too small, this model needs {height}x{width} at least. "
+            "Resize them with cnnzoo.create_transform(model)."
+        )
+
+
+class ConvNet(nn.Module):
+    """A convolutional classifier of three parts: stem, stages, head.
+
+    A family's class calls this constructor, builds its stem and stages, and hands them to `assemble`.
+
+    Args:
+        num_classes: Outputs of the classifier; 0 leaves it out.
+        in_chans: Channels of the images.
+        global_pool: How the head pools: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, `"flatten"`, or `""` with
+            `num_classes=0` for the bare feature map.
+        drop_rate: Dropout before the classifier, 0 to 1.
+        drop_path_rate: Stochastic depth of the last residual block, growing linearly from 0 (arXiv:1603.09382); a
+            family without residual blocks refuses any but 0.
+        device, dtype: Where and as what the parameters are created.
+
+    Attributes:
+        num_features: Channels of the last feature map.
+        head_hidden_size: Width of what the classifier sees.
+        feature_info: One entry per feature level: the stem, then each stage.
+
+    Shape: `(B, in_chans, H, W)` to `(B, num_classes)`.
+
+    Raises:
+        InputError: On `forward`, for images it cannot take; the message says which it can.
+    """
+
+    residual = True  # whether drop_path_rate has blocks to act on
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        if drop_path_rate and not self.residual:
+            raise ValueError(
+                f"drop_path_rate={drop_path_rate} was given; {type(self).__name__} has no residual blocks to drop. "
+                "Leave it out, or use drop_rate for dropout in the head."
+            )
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.global_pool = global_pool
+        self.drop_rate = drop_rate
+        self.drop_path_rate = drop_path_rate
+        self.grad_checkpointing = False
+        self.factory = dict(device=device, dtype=dtype)
+
+    def assemble(
+        self,
+        stem: Stage,
+        stages: list[Stage],
+        *,
+        min_size: int | None = None,
+        img_size: tuple[int, int] | None = None,
+        feature_size: tuple[int, int] | None = None,
+        hidden: tuple[int, ...] = (),
+        hidden_layer: Callable[..., nn.Module] | None = None,
+        weight_init: str = "kaiming",
+    ) -> None:
+        """Puts the parts together, adds the head and initialises the weights.
+
+        Args:
+            stem: Takes the images.
+            stages: In order; each takes the one before.
+            min_size: Smallest height and width that leave a pixel after the last stage; its reduction if None.
+            img_size, feature_size: Height and width of the image that a `"flatten"` head is built for, and of the last
+                feature map it then gets. None where there is no such head.
+            hidden, hidden_layer: The head's hidden layers, see `Head`.
+            weight_init: Scheme of `layers.init_weights`.
+        """
+        dd = self.__dict__.pop("factory")
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        levels = [("stem", stem)] + [(f"stages.{i}", stage) for i, stage in enumerate(stages)]
+        self.feature_info = [dict(num_chs=s.num_chs, reduction=s.reduction, module=name) for name, s in levels]
+        self.num_features = stages[-1].num_chs
+        self.head = Head(
+            self.num_features,
+            self.num_classes,
+            self.global_pool,
+            feature_size=feature_size,
+            hidden=hidden,
+            hidden_layer=hidden_layer,
+            drop_rate=self.drop_rate,
+            **dd,
+        )
+        self.head_hidden_size = self.head.num_features
+        self.img_size = img_size or (0, 0)
+        self.pooled_size = min_size or stages[-1].reduction
+        init_weights(self, weight_init)
+        self._set_limits()
+
+    def _set_limits(self) -> None:
+        # A flatten head fits one size only; any other needs one output pixel at least.
+        self.fixed_size = self.global_pool == "flatten"
+        self.min_size = self.img_size if self.fixed_size else (self.pooled_size, self.pooled_size)
+
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Stem and stages: `(B, in_chans, H, W)` to `(B, num_features, h, w)`."""
+        _check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
+        x = self.stem(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.stages, x) if len(self.stages) else x
+        return self.stages(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooling and classifier: `(B, num_features, h, w)` to `(B, num_classes)`, or with `pre_logits` to
+        `(B, head_hidden_size)`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps by level: 0 is the stem, i the i-th stage.
+
+        Args:
+            x: Images, `(B, in_chans, H, W)`.
+            indices: Levels to return (negative ones count from the end), the last n if an int, all if None.
+            norm: Accepted for timm's interface; a final norm is part of the last stage, so there is none to add.
+            stop_early: Do not compute beyond the last level asked for.
+            output_fmt: `"NCHW"`, the only format there is.
+            intermediates_only: Leave out the final feature map.
+
+        Returns:
+            The list of maps, or (final map, list of maps).
+
+        Raises:
+            ValueError: `output_fmt` is another, or a level does not exist.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r} was given, only 'NCHW' is possible. Leave it out.")
+        take, last = _take_indices(len(self.feature_info), indices)
+        _check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
+        x = self.stem(x)
+        maps = [x] if 0 in take else []
+        stages = self.stages[:last] if stop_early else self.stages
+        for level, stage in enumerate(stages, start=1):
+            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
+            if level in take:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    # -- changing the model -------------------------------------------------------------------------------------------
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drops the stages after the last level asked for, and by default the head.
+
+        Args:
+            indices: Levels to keep reachable, as in `forward_intermediates`.
+            prune_norm: Accepted for timm's interface; there is no separate final norm.
+            prune_head: Drop the classifier and the hidden layers too.
+
+        Returns:
+            The levels as positive indices.
+        """
+        take, last = _take_indices(len(self.feature_info), indices)
+        self.stages = self.stages[:last]
+        self.feature_info = self.feature_info[: last + 1]
+        if prune_head:
+            self.num_features = self.feature_info[-1]["num_chs"]
+            self.head = Head(self.num_features, 0, "", **get_device_dtype(self)).train(self.training)
+            self.num_classes, self.global_pool = 0, ""
+            self.head_hidden_size = self.num_features
+            self._set_limits()
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last layer of the head, `nn.Identity` if there is none."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier by a fresh one for `num_classes`; 0 leaves it out. `global_pool` stays unless given."""
+        # The head may have no parameters left, so the whole model says where to put the new ones.
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+        self.num_classes = num_classes
+        self.global_pool = self.head.pool_type
+        self.head_hidden_size = self.head.num_features
+        self._set_limits()
+
+    # -- for optimisers and memory ------------------------------------------------------------------------------------
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that order the parameters by depth, for layer-wise learning rates: by stage, or by block."""
+        blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.(\d+)", None), (r"^head", (99_999,))]
+        return dict(stem=r"^stem", blocks=blocks)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each stage in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+
+def _take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None) -> tuple[list[int], int]:
+    try:
+        return feature_take_indices(levels, indices)
+    except AssertionError as e:
+        raise ValueError(
+            f"Feature levels {indices!r} were given; this model has levels 0 (stem) to {levels - 1}, or -{levels} to -1 "
+            "counted from the end."
+        ) from e
+
+
+def default_cfgs(archs: Mapping[str, Any] | list[str], **common: Any) -> dict:
+    """timm's pretrained cfgs for a family: an untrained one per name, and one per checkpoint folder.
+
+    Args:
+        archs: The names, such as the keys of the table of sizes.
+        common: Fields that differ from the zoo's usual (1x28x28, 10 classes, average pooling).
+    """
+    usual = dict(
+        input_size=FASHION_MNIST.image_size,
+        num_classes=len(FASHION_MNIST.labels),
+        mean=FASHION_MNIST.mean,
+        std=FASHION_MNIST.std,
+        interpolation="bilinear",
+        crop_pct=1.0,
+        pool_size=(7, 7),
+        first_conv="stem.0.conv",
+        classifier="head.fc",
+        license="apache-2.0",
+    )
+    cfgs = {}
+    for arch in archs:
+        tags = checkpoints.pretrained_cfgs(arch)
+        if not tags:
+            cfgs[arch] = {**usual, **common}
+        for tag, stored in tags.items():
+            cfgs[f"{arch}.{tag}"] = {**usual, **common, **stored}
+    return generate_default_cfgs(cfgs)
+
+
+def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, dict], **kwargs: Any) -> ConvNet:
+    """Builds `arch` as its entry point was asked to; keywords override its row in `sizes`.
+
+    Raises:
+        CheckpointError: The pretrained weights are missing or not the published ones.
+        TypeError: A keyword is unknown.
+    """
+    row = {**sizes[arch], **kwargs}
+    if pretrained:
+        name = _checkpoint_name(arch, row.get("pretrained_cfg"), row.get("pretrained_cfg_overlay"))
+        if name is not None:
+            weights = checkpoints.locate(name, row.get("cache_dir"))
+            row["pretrained_cfg_overlay"] = dict(row.get("pretrained_cfg_overlay") or {}, file=str(weights))
+    feature_cfg = dict(out_indices=None, feature_cls="getter")  # None: all levels
+    return build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
+
+
+def _checkpoint_name(arch: str, cfg: Any, overlay: dict | None) -> str | None:
+    """The checkpoint folder that `pretrained=True` means, None if the caller brings weights of their own."""
+    if any((overlay or {}).get(k) for k in ("file", "url", "state_dict", "hf_hub_id")):
+        return None
+    if cfg is None:
+        cfg = get_pretrained_cfg(arch)
+    if isinstance(cfg, str):
+        tag = cfg
+    else:
+        cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
+        if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("url") or cfg.get("state_dict"):
+            return None
+        tag = cfg.get("tag")
+    if tag and f"{arch}.{tag}" in checkpoints.names():
+        return f"{arch}.{tag}"
+    tags = [name.split(".", 1)[1] for name in checkpoints.names() if name.split(".", 1)[0] == arch]
+    if tag:
+        raise unknown("pretrained tag", tag, tags, hint=f"cnnzoo.list_pretrained('{arch}*') lists them.")
+    raise CheckpointError(
+        f"pretrained=True was given, and {arch} has no pretrained weights yet. cnnzoo.list_pretrained() lists the models "
+        "that have; pass pretrained=False for random weights."
+    )

@@ -1,0 +1,134 @@
+"""ResNeXt: residual blocks whose 3x3 convolution works in groups.
+
+Paper: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks" (2017), https://arxiv.org/abs/1611.05431
+What differs: a stem for 28x28 images, two or three stages that end at 7x7, a group *width* instead of a group count (the
+groups grow with the channels), a bottleneck as wide as the block.
+"""
+
+from functools import partial
+
+from timm.layers import ConvNormAct, DropPath
+from timm.models import register_model
+from torch import Tensor, nn
+
+from ..layers import residual_stages, shortcut, small_stem, textbook_stem
+from ._convnet import ConvNet, build, default_cfgs as _cfgs
+
+__all__ = ["ResNeXt"]
+
+
+class ResNeXtBlock(nn.Module):
+    """1x1, grouped 3x3, 1x1, each with batch norm, added to the shortcut.
+
+    Args:
+        in_chs, out_chs: Channels in and out.
+        stride: Of the 3x3 convolution and the shortcut.
+        group_width: Channels per group; the number of groups is `out_chs` divided by it.
+        bias: Give the convolutions a bias, as the textbook does.
+        drop_path: Probability of dropping the block in training.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        stride: int = 1,
+        *,
+        group_width: int = 16,
+        bias: bool = False,
+        drop_path: float = 0.0,
+        **dd,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
+        self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
+        self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)
+        self.shortcut = shortcut(in_chs, out_chs, stride, bias=bias, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+
+    def zero_init_last(self) -> None:
+        nn.init.zeros_(self.conv3.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv3(self.conv2(self.conv1(x)))
+        return self.act(self.drop_path(y) + self.shortcut(x))
+
+
+class ResNeXt(ConvNet):
+    """A ResNeXt for small images.
+
+    Args:
+        widths, depths, strides: Channels, blocks and first stride of each stage.
+        stem, stem_strides: Channels and strides of the stem's 3x3 convolutions.
+        group_width: See `ResNeXtBlock`.
+        textbook: Build it of the book's parts: 7x7 stem of `stem[0]` channels with pooling, biases, Xavier start.
+        common: See `ConvNet`.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        depths: tuple[int, ...],
+        strides: tuple[int, ...],
+        stem: tuple[int, ...] = (64,),
+        stem_strides: tuple[int, ...] = (1,),
+        group_width: int = 16,
+        textbook: bool = False,
+        **common,
+    ) -> None:
+        super().__init__(**common)
+        dd = self.factory
+        if textbook:
+            first = textbook_stem(self.in_chans, stem[0], **dd)
+        else:
+            first = small_stem(self.in_chans, stem, stem_strides, **dd)
+        block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
+        stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
+        self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
+
+
+_SMALL = dict(strides=(1, 2), stem_strides=(1, 2))
+_DEEP = dict(strides=(1, 2, 2), stem_strides=(1,))
+
+SIZES = dict(
+    resnext_tiny=dict(_SMALL, stem=(16, 48), widths=(48, 80), depths=(2, 2)),
+    resnext_small=dict(_SMALL, stem=(32, 64), widths=(64, 128), depths=(2, 3), group_width=32),
+    resnext_base=dict(_DEEP, stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), group_width=32),
+    resnext_large=dict(_DEEP, stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), group_width=32),
+)
+TEXTBOOK = dict(
+    resnext18_d2l=dict(stem=(64,), widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), strides=(1, 2, 2, 2), textbook=True)
+)
+
+default_cfgs = {**_cfgs(SIZES), **_cfgs(TEXTBOOK, input_size=(1, 96, 96), pool_size=(3, 3))}
+
+
+@register_model
+def resnext_tiny(pretrained: bool = False, **kwargs) -> ResNeXt:
+    """ResNeXt within 100 thousand parameters."""
+    return build(ResNeXt, "resnext_tiny", pretrained, SIZES, **kwargs)
+
+
+@register_model
+def resnext_small(pretrained: bool = False, **kwargs) -> ResNeXt:
+    """ResNeXt within 300 thousand parameters."""
+    return build(ResNeXt, "resnext_small", pretrained, SIZES, **kwargs)
+
+
+@register_model
+def resnext_base(pretrained: bool = False, **kwargs) -> ResNeXt:
+    """ResNeXt within 1 million parameters."""
+    return build(ResNeXt, "resnext_base", pretrained, SIZES, **kwargs)
+
+
+@register_model
+def resnext_large(pretrained: bool = False, **kwargs) -> ResNeXt:
+    """ResNeXt within 5 million parameters."""
+    return build(ResNeXt, "resnext_large", pretrained, SIZES, **kwargs)
+
+
+@register_model
+def resnext18_d2l(pretrained: bool = False, **kwargs) -> ResNeXt:
+    """The textbook's ResNet-18 layout, built of its ResNeXt blocks; for 1x96x96."""
+    return build(ResNeXt, "resnext18_d2l", pretrained, TEXTBOOK, **kwargs)

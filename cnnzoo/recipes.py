@@ -1,0 +1,140 @@
+"""Recipes: everything that decides how a model is trained, as a frozen record."""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import CnnzooError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run. Two runs of the same recipe on the same machine do the same.
+
+    Attributes:
+        model: The model's name.
+        dataset: The data set's name, see `datasets`.
+        epochs: Passes over the training images.
+        batch_size: Images per update, over all processes.
+        opt: An optimiser of `timm.optim.create_optimizer_v2`, such as `sgd` (with Nesterov momentum) or `adamw`.
+        lr: Peak learning rate.
+        momentum: Of SGD, or the first beta of Adam.
+        weight_decay: On weights; biases and norms have none.
+        sched: `cosine`, or `constant`.
+        warmup_epochs: Linear warm-up from `lr / 100`.
+        label_smoothing: Probability mass spread over all classes.
+        ema_decay: Per update, of the average of the weights that is published, approached as the run goes on; 0 publishes
+            the weights themselves.
+        flip, shift, cutout: See `data.Augment`.
+        drop_rate, drop_path_rate: See `models.ConvNet`.
+        clip_grad: Largest norm of the gradient; 0 for none.
+        seed: Of initial weights, order and augmentation.
+        amp: `bf16` for mixed precision where the device has it, `no` for fp32.
+        compile: Run the model through torch.compile.
+    """
+
+    model: str
+    dataset: str = "fashion_mnist"
+    epochs: int = 25
+    batch_size: int = 128
+    opt: str = "sgd"
+    lr: float = 0.15
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    sched: str = "cosine"
+    warmup_epochs: float = 2.0
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.998
+    flip: bool = True
+    shift: int = 2
+    cutout: int = 8
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    clip_grad: float = 0.0
+    seed: int = 0
+    amp: str = "bf16"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for field, kind in typing.get_type_hints(Recipe).items():
+            object.__setattr__(self, field, _checked(field, getattr(self, field), kind))
+        for field, allowed in dict(sched=("cosine", "constant"), amp=("bf16", "no")).items():
+            if getattr(self, field) not in allowed:
+                raise unknown(f"value of {field}", getattr(self, field), allowed)
+        for field, low, high in _RANGES:
+            if not low <= getattr(self, field) <= high:
+                raise CnnzooError(
+                    f"{field}={getattr(self, field)} was given, allowed is {low} to {high}. Choose a value in between."
+                )
+
+
+_MANY = 1_000_000
+_RANGES = (
+    ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1), ("weight_decay", 0, 10),
+    ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
+    ("cutout", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
+)  # fmt: skip
+
+
+def _checked(field: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise CnnzooError(f"{field}={value!r} was given, a {kind.__name__} is needed. Write {field}={_EXAMPLES[kind]}, say.")
+    return value
+
+
+_EXAMPLES = {int: "10", float: "0.1", bool: "true", str: "'cosine'"}
+
+
+def override(recipe: Recipe, **fields: Any) -> Recipe:
+    """A copy of `recipe` with some fields changed.
+
+    Raises:
+        UnknownNameError: A field does not exist.
+        CnnzooError: A value has the wrong type or is out of range.
+    """
+    names = [f.name for f in dataclasses.fields(Recipe)]
+    for name in fields:
+        if name not in names:
+            raise unknown("recipe field", name, names)
+    return dataclasses.replace(recipe, **fields)
+
+
+def standard(model: str) -> Recipe:
+    """The recipe of the published weights: SGD, cosine, flip, shift, cutout, EMA, 25 epochs.
+
+    Command: `cnnzoo train resnext_small --out runs/resnext_small`. README says what it gives and how long it takes.
+    """
+    return Recipe(model=model)
+
+
+def fast(model: str) -> Recipe:
+    """Minutes on two cores: 6 epochs, lighter augmentation. Command: `cnnzoo train resnet_tiny --recipe fast --out runs/fast`."""
+    return Recipe(model=model, epochs=6, cutout=0, label_smoothing=0.05, warmup_epochs=1.0, ema_decay=0.99)
+
+
+def textbook(model: str) -> Recipe:
+    """As *Dive into Deep Learning* trains: plain SGD at 0.1, batch 128, 10 epochs, fp32, no augmentation, no decay.
+
+    Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`.
+    """
+    return Recipe(
+        model=model, epochs=10, batch_size=128, lr=0.1, momentum=0.0, weight_decay=0.0, sched="constant",
+        warmup_epochs=0.0, label_smoothing=0.0, ema_decay=0.0, flip=False, shift=0, cutout=0, amp="no",
+    )  # fmt: skip
+
+
+RECIPES = {f.__name__: f for f in (standard, fast, textbook)}
+
+
+def get_recipe(name: str, model: str, **fields: Any) -> Recipe:
+    """The recipe called `name` for `model`, with `fields` changed.
+
+    Raises:
+        UnknownNameError: There is no such recipe or field.
+    """
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return override(RECIPES[name](model), **fields)
