@@ -1,10 +1,15 @@
 """cnnzoo: the classic CNNs, LeNet to RegNet, as timm models for small grayscale images.
 
-Importing it registers every model with timm.
+Importing it registers every model with timm. What takes longer to import is in modules of its own: `cnnzoo.train`,
+`cnnzoo.hub`.
 """
 
 __version__ = "0.1.0"
 
-from .registry import create_model, list_models, list_pretrained
+from .data import create_transform, load_split
+from .evaluate import predict
+from .registry import create_model, info, list_models, list_pretrained, results
 
-__all__ = ["create_model", "list_models", "list_pretrained"]
+__all__ = [
+    "create_model", "create_transform", "info", "list_models", "list_pretrained", "load_split", "predict", "results",
+]  # fmt: skip

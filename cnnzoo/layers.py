@@ -5,6 +5,8 @@ from collections.abc import Callable
 from timm.layers import ConvNormAct, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
+from .errors import CnnzooError
+
 
 class Stage(nn.Sequential):
     """Blocks that work at one resolution, with what the rest of the model has to know about them.
@@ -59,12 +61,12 @@ class Head(nn.Module):
 
     def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
         if pool_type == "" and num_classes > 0:
-            raise ValueError(
+            raise CnnzooError(
                 f"global_pool='' was given with num_classes={num_classes}; a classifier needs pooled features. "
                 "Pass num_classes=0 as well, or a pooling such as global_pool='avg'."
             )
         if pool_type == "flatten" and self.feature_size is None:
-            raise ValueError(
+            raise CnnzooError(
                 "global_pool='flatten' was given; this model takes images of any size, so it has to pool. "
                 "Pass global_pool='avg', 'max', 'avgmax' or 'catavgmax'."
             )

@@ -8,7 +8,7 @@ import timm
 from timm.models import is_model, split_model_name_tag
 from torch import nn
 
-from . import checkpoints, models
+from . import checkpoints, models, summary
 from .errors import unknown
 
 _PACKAGE = models.__name__ + "."
@@ -60,3 +60,42 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         tags = [n.split(".", 1)[1] for n in list_pretrained(f"{arch}.*")]
         raise unknown(f"tag of {arch}", tag, tags, hint="cnnzoo.list_pretrained() lists the checkpoints.")
     return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def info(name: str) -> dict[str, Any]:
+    """What is known of a model: size, cost, input, checkpoints and what it can do.
+
+    Args:
+        name: A model of the zoo, without tag.
+
+    Returns:
+        A dictionary that JSON can hold.
+
+    Raises:
+        UnknownNameError: There is no such model.
+    """
+    arch, _ = split_model_name_tag(name)
+    model = create_model(arch, device="meta")
+    cfg = model.pretrained_cfg
+    size = summary.count(model, cfg["input_size"])
+    supports = ["features_only", "forward_intermediates", "grad_checkpointing", "group_matcher", "in_chans", "num_classes"]
+    if model.residual:
+        supports.append("drop_path_rate")
+    supports.append("img_size" if cfg.get("fixed_input_size") else "dynamic_size")
+    accuracy = {tag: checkpoints.metrics(f"{arch}.{tag}")["top1"] for tag in checkpoints.pretrained_cfgs(arch)}
+    return dict(
+        name=arch,
+        family=type(model).__name__,
+        params=size.params,
+        macs=size.macs,
+        input_size=list(cfg["input_size"]),
+        num_classes=cfg["num_classes"],
+        features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in model.feature_info],
+        checkpoints=accuracy,
+        supports=sorted(supports),
+    )
+
+
+def results() -> list[dict[str, Any]]:
+    """The measured numbers of every checkpoint, by name; each is its folder's metrics.json with `name` added."""
+    return [dict(name=name, **checkpoints.metrics(name)) for name in checkpoints.names()]

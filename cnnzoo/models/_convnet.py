@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import checkpoints
 from ..datasets import FASHION_MNIST
-from ..errors import CheckpointError, InputError, unknown
+from ..errors import CheckpointError, CnnzooError, InputError, unknown
 from ..layers import Head, Stage, init_weights
 
 
@@ -87,7 +87,7 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if drop_path_rate and not self.residual:
-            raise ValueError(
+            raise CnnzooError(
                 f"drop_path_rate={drop_path_rate} was given; {type(self).__name__} has no residual blocks to drop. "
                 "Leave it out, or use drop_rate for dropout in the head."
             )
@@ -190,10 +190,10 @@ class ConvNet(nn.Module):
             The list of maps, or (final map, list of maps).
 
         Raises:
-            ValueError: `output_fmt` is another, or a level does not exist.
+            CnnzooError: `output_fmt` is another, or a level does not exist.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt={output_fmt!r} was given, only 'NCHW' is possible. Leave it out.")
+            raise CnnzooError(f"output_fmt={output_fmt!r} was given, only 'NCHW' is possible. Leave it out.")
         take, last = _take_indices(len(self.feature_info), indices)
         _check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
         x = self.stem(x)
@@ -266,7 +266,7 @@ def _take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None
     try:
         return feature_take_indices(levels, indices)
     except AssertionError as e:
-        raise ValueError(
+        raise CnnzooError(
             f"Feature levels {indices!r} were given; this model has levels 0 (stem) to {levels - 1}, or -{levels} to -1 "
             "counted from the end."
         ) from e

@@ -12,6 +12,7 @@ from functools import partial
 from timm.models import register_model
 from torch import Tensor, nn
 
+from ..errors import CnnzooError
 from ..layers import Stage
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
@@ -70,7 +71,7 @@ class LeNet(ConvNet):
         dd = self.factory
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         if min(size) < 12:
-            raise ValueError(f"img_size={img_size} was given, LeNet needs 12x12 at least. Pass img_size=28, say.")
+            raise CnnzooError(f"img_size={img_size} was given, LeNet needs 12x12 at least. Pass img_size=28, say.")
         c1, c3 = widths
         stem = Stage(ConvAct(self.in_chans, c1, 2, act, norm, **dd), num_chs=c1, reduction=1)
         s2_c3 = Stage(_POOLS[pool](2), ConvAct(c1, c3, 0, act, norm, **dd), num_chs=c3, reduction=2)
