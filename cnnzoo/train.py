@@ -287,7 +287,8 @@ def environment(device: torch.device) -> dict[str, str]:
         hardware = torch.cuda.get_device_name(device)
     else:
         hardware = f"{_cpu_name()}, {torch.get_num_threads()} threads"
-    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    program = os.path.basename(sys.argv[0])
+    command = shlex.join(["cnnzoo" if program == "__main__.py" else program, *sys.argv[1:]])
     return dict(hardware=hardware, torch=torch.__version__, timm=timm.__version__, command=command)
 
 

@@ -1,0 +1,209 @@
+"""Weights come from where they should, and from nowhere else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import cnnzoo
+from cnnzoo import checkpoints
+from cnnzoo.errors import CheckpointError, CnnzooError
+
+NAMES = checkpoints.names()
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint folders as a copy that a test may damage."""
+    folder = tmp_path / "hub_configs"
+    shutil.copytree(checkpoints.root(), folder)
+    monkeypatch.setattr(checkpoints, "root", lambda: folder)
+    return folder
+
+
+def test_the_headline_checkpoints_are_there():
+    assert {"lenet_tiny.fashion_mnist", "resnet_tiny.fashion_mnist", "resnext_small.fashion_mnist"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_bundled_checkpoint_loads_without_a_network(name, no_network):
+    model = cnnzoo.create_model(name, pretrained=True).eval()
+    torch.manual_seed(0)
+    fresh = cnnzoo.create_model(name.split(".")[0]).eval()
+    x = torch.rand(2, 1, 28, 28)
+    assert model(x).isfinite().all()
+    assert not torch.allclose(model(x), fresh(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timm_lists_every_checkpoint_and_takes_it_as_the_default(name):
+    arch = name.split(".")[0]
+    assert name in timm.list_pretrained(f"{arch}*")
+    assert timm.create_model(arch).pretrained_cfg["tag"] == name.split(".", 1)[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_folder_is_whole_and_its_numbers_agree(name):
+    folder = checkpoints.folder(name)
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "model.safetensors", "README.md", "recipe.json", "metrics.json",
+    }  # fmt: skip
+    metrics = checkpoints.metrics(name)
+    facts = cnnzoo.info(name.split(".")[0])
+    assert checkpoints.sha256(folder / checkpoints.WEIGHTS) == metrics["sha256"]
+    assert (facts["params"], facts["macs"]) == (metrics["params"], metrics["macs"])
+    assert metrics["seed"] == min(metrics["seeds"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == metrics["model"]
+    assert "num_classes" not in config.get("model_args", {})  # transformers fails on it
+    assert len(config["label_names"]) == config["num_classes"] == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_and_the_config_are_what_the_numbers_generate(name):
+    from cnnzoo import hub
+    from cnnzoo.datasets import get_dataset_info
+
+    folder = checkpoints.folder(name)
+    recipe = checkpoints.read_json(folder / "recipe.json")
+    metrics = checkpoints.metrics(name)
+    assert (folder / "README.md").read_text() == hub.card(name, metrics, recipe)
+    fresh = hub.config(recipe["model"], folder / checkpoints.WEIGHTS, get_dataset_info(recipe["dataset"]))
+    assert checkpoints.read_json(folder / "config.json") == json.loads(json.dumps(fresh))
+
+
+def test_weights_are_readable_by_everyone():
+    for name in NAMES:
+        assert (checkpoints.folder(name) / checkpoints.WEIGHTS).stat().st_mode & 0o044 == 0o044
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "swapped", "empty"])
+def test_a_damaged_file_is_refused_with_its_path_and_both_hashes(copied, damage):
+    name = "lenet_tiny.fashion_mnist"
+    path = copied / name / checkpoints.WEIGHTS
+    content = path.read_bytes()
+    if damage == "flipped":
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    elif damage == "truncated":
+        content = content[:-100]
+    elif damage == "swapped":
+        content = (copied / "resnet_tiny.fashion_mnist" / checkpoints.WEIGHTS).read_bytes()
+    else:
+        content = b""
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        cnnzoo.create_model("lenet_tiny", pretrained=True)
+    message = str(caught.value)
+    assert str(path) in message
+    assert checkpoints.sha256(path) in message
+    assert checkpoints.metrics(name)["sha256"] in message
+    with pytest.raises(CheckpointError):
+        timm.create_model("lenet_tiny", pretrained=True)
+
+
+def test_without_the_bundled_file_the_hub_is_asked_and_its_copy_verified(copied, tmp_path, monkeypatch):
+    name = "lenet_tiny.fashion_mnist"
+    bundled = copied / name / checkpoints.WEIGHTS
+    downloaded = tmp_path / "downloaded.safetensors"
+    bundled.rename(downloaded)
+    asked = []
+
+    def download(repo_id, filename, cache_dir=None):
+        asked.append((repo_id, filename, cache_dir))
+        return str(downloaded)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    cnnzoo.create_model("lenet_tiny", pretrained=True, cache_dir=tmp_path / "cache")
+    assert asked == [("cnnzoo/lenet_tiny.fashion_mnist", "model.safetensors", tmp_path / "cache")]
+    downloaded.write_bytes(downloaded.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(CheckpointError, match="sha256"):
+        cnnzoo.create_model("lenet_tiny", pretrained=True)
+
+
+def test_without_file_and_network_the_error_says_what_to_do(copied, no_network, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (copied / "lenet_tiny.fashion_mnist" / checkpoints.WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="Go online"):
+        cnnzoo.create_model("lenet_tiny", pretrained=True, cache_dir=tmp_path)
+
+
+def test_pretrained_without_weights_says_which_models_have_them():
+    arch = next(n for n in cnnzoo.list_models() if not checkpoints.pretrained_cfgs(n))
+    with pytest.raises(CheckpointError, match="list_pretrained"):
+        timm.create_model(arch, pretrained=True)
+
+
+def test_a_wrong_tag_is_refused():
+    with pytest.raises(CnnzooError, match="fashion_mnist"):
+        cnnzoo.create_model("resnext_small.fashion_mnst", pretrained=True)
+
+
+def test_a_file_of_the_users_own_wins(tmp_path):
+    from safetensors.torch import save_file
+
+    model = cnnzoo.create_model("lenet_tiny")
+    path = tmp_path / "mine.safetensors"
+    save_file(model.state_dict(), path)
+    mine = cnnzoo.create_model("lenet_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
+    for key, value in model.state_dict().items():
+        assert torch.equal(mine.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_loads_as_a_local_hub_repository(name, no_network):
+    loaded = timm.create_model(f"local-dir:{checkpoints.folder(name)}", pretrained=True).eval()
+    x = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(loaded(x), cnnzoo.create_model(name, pretrained=True).eval()(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("in_chans", [2, 3, 4])
+def test_more_channels_give_the_grayscale_logits_on_gray_images(name, in_chans):
+    gray = cnnzoo.create_model(name, pretrained=True).eval()
+    wide = timm.create_model(name, pretrained=True, in_chans=in_chans).eval()
+    x = torch.randn(4, 1, 28, 28)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide(x.expand(-1, in_chans, -1, -1)), gray(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_number_of_classes_keeps_the_features_and_swaps_the_head(name):
+    whole = cnnzoo.create_model(name, pretrained=True).eval()
+    five = timm.create_model(name, pretrained=True, num_classes=5, in_chans=3).eval()
+    x = torch.randn(2, 1, 28, 28)
+    assert five(x.expand(-1, 3, -1, -1)).shape == (2, 5)
+    torch.testing.assert_close(
+        five.forward_features(x.expand(-1, 3, -1, -1)), whole.forward_features(x), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_features_only_loads_the_weights():
+    backbone = timm.create_model("resnext_small", pretrained=True, features_only=True, out_indices=(-1,)).eval()
+    whole = cnnzoo.create_model("resnext_small", pretrained=True).eval()
+    x = torch.randn(2, 1, 28, 28)
+    torch.testing.assert_close(backbone(x)[0], whole.forward_features(x))
+
+
+def test_all_bundled_weights_stay_within_forty_megabytes():
+    assert sum((checkpoints.folder(n) / checkpoints.WEIGHTS).stat().st_size for n in NAMES) < 40e6
+
+
+def test_a_new_folder_is_a_new_checkpoint_without_any_edit(tmp_path):
+    """In a copy of the package with one more folder, timm lists it and loads it."""
+    package = Path(cnnzoo.__file__).parent
+    shutil.copytree(package, tmp_path / "cnnzoo", ignore=shutil.ignore_patterns("__pycache__", "hub_configs"))
+    shutil.copytree(checkpoints.root(), tmp_path / "cnnzoo" / "hub_configs")
+    source = tmp_path / "cnnzoo" / "hub_configs" / "lenet_tiny.fashion_mnist"
+    shutil.copytree(source, source.parent / "lenet_tiny.another")
+    code = (
+        "import cnnzoo, timm; assert cnnzoo.__file__.startswith({!r}), cnnzoo.__file__;"
+        "assert 'lenet_tiny.another' in timm.list_pretrained('lenet*');"
+        "timm.create_model('lenet_tiny.another', pretrained=True)"
+    ).format(str(tmp_path))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

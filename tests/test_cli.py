@@ -1,0 +1,151 @@
+"""The command line: what it prints, its exit codes, and one line for a user's error."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import cnnzoo
+from cnnzoo import checkpoints
+from cnnzoo.cli import main
+from cnnzoo.datasets import get_dataset_info
+
+
+def run(*args: str, code: int = 0):
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.effect_noise((40, 30), 50).save(path)
+    return path
+
+
+def test_help_names_every_command():
+    for command in ("demo", "list", "info", "eval", "predict", "train"):
+        assert command in run("--help").output
+        assert run(command, "--help").output
+
+
+def test_version_is_the_packages():
+    assert cnnzoo.__version__ in run("--version").output
+
+
+def test_list_shows_every_model_aligned():
+    lines = run("list").output.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == cnnzoo.list_models()
+    assert len({line.index("x28x28") for line in lines if "1x28x28" in line}) == 1
+
+
+def test_list_takes_a_pattern_and_json():
+    rows = json.loads(run("list", "resnext*", "--json").output)
+    assert [row["name"] for row in rows] == cnnzoo.list_models("resnext*")
+    small = next(row for row in rows if row["name"] == "resnext_small")
+    assert small["params"] == cnnzoo.info("resnext_small")["params"]
+
+
+def test_list_pretrained_shows_only_models_with_weights():
+    rows = json.loads(run("list", "--pretrained", "--json").output)
+    assert {row["name"] for row in rows} == {name.split(".")[0] for name in checkpoints.names()}
+    assert all(row["checkpoints"] for row in rows)
+
+
+def test_info_shows_size_cost_and_accuracy():
+    text = run("info", "resnext_small").output
+    assert "285,674" in text
+    assert f"{checkpoints.metrics('resnext_small.fashion_mnist')['top1']:.2f} %" in text
+    assert json.loads(run("info", "resnext_small", "--json").output)["params"] == 285_674
+
+
+def test_predict_prints_a_row_per_image(image):
+    lines = run("predict", image, image, "--topk", "2").output.splitlines()
+    assert len(lines) == 4
+    assert lines[2] == lines[3]
+    found = json.loads(run("predict", image, "--json").output)
+    assert len(found[0]["answers"]) == 3
+    assert found[0]["image"] == str(image)
+
+
+def test_predict_works_offline(image, no_network):
+    run("predict", image)
+
+
+def test_the_demo_gets_at_least_eight_drawings_right_offline(tmp_path, no_network):
+    sheet = tmp_path / "sheet.png"
+    result = run("demo", "--sheet", sheet, "--json")
+    rows = json.loads(result.output)["drawings"]
+    assert [row["drawing"] for row in rows] == list(get_dataset_info("fashion_mnist").labels)
+    assert sum(row["right"] for row in rows) >= 8
+    with Image.open(sheet) as picture:
+        assert min(picture.size) > 200
+    text = run("demo", "--sheet", sheet).output
+    assert "drawings, not photographs" in text
+    assert text.splitlines()[-1].endswith(f"Contact sheet: {sheet}")
+
+
+@pytest.mark.data
+def test_eval_prints_the_accuracy_in_its_last_line(fashion_mnist_dir, no_network):
+    last = run("eval", "resnext_small", "--data-dir", fashion_mnist_dir).output.splitlines()[-1]
+    expected = checkpoints.metrics("resnext_small.fashion_mnist")["top1"]
+    assert f"{expected:.2f} % top-1 on 10,000 test images" in last
+    assert expected >= 94.5
+
+
+@pytest.mark.data
+def test_eval_gives_json(fashion_mnist_dir):
+    found = json.loads(run("eval", "lenet_tiny", "--data-dir", fashion_mnist_dir, "--json").output)
+    assert found["count"] == 10_000
+    assert found["top1"] == pytest.approx(checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"], abs=0.01)
+
+
+def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
+    out = tmp_path / "run"
+    result = run(
+        "train", "lenet_tiny", "--out", out, "--data-dir", miniature[0], "--dataset", "miniature", "--epochs", "1",
+        "--batch-size", "8", "--warmup-epochs", "0", "--amp", "no", "--no-flip", "--device", "cpu",
+    )  # fmt: skip
+    assert f"weights in {out}" in result.output
+    assert json.loads((out / "recipe.json").read_text())["flip"] is False
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["info", "resnxt_small"], "Did you mean resnext_small"),
+        (["eval", "resnext_tiny.nope"], "tag"),
+        (["eval", "lenet_tiny", "--split", "tset"], "Did you mean test"),
+        (["eval", "lenet_tiny", "--device", "tpu9"], "--device cpu"),
+        (["predict", "no/such.png"], "no/such.png does not exist"),
+        (["predict", "."], "is a folder"),
+        (["train", "lenet_tiny", "--out", "x", "--recipe", "quick"], "recipe"),
+        (["train", "lenet_tiny", "--out", "x", "--dataset", "mnits"], "data set"),
+        (["train", "lenet_tiny", "--out", "x", "--epochs", "0"], "epochs=0"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_one(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args, code=1)
+    assert words in result.output
+    assert result.output.startswith("Error: ")
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [["predict"], ["train", "lenet_tiny"], ["eval", "x", "--nope"], ["nope"], ["list", "a", "b"]])
+def test_wrong_use_is_exit_code_two(args):
+    run(*args, code=2)
+
+
+def test_a_data_folder_without_the_data_is_named(tmp_path):
+    result = run("eval", "lenet_tiny", "--data-dir", tmp_path, code=1)
+    assert str(tmp_path) in result.output
+    assert "t10k-images-idx3-ubyte.gz" in result.output
+
+
+def test_an_unwritable_sheet_leaves_nothing_behind(tmp_path):
+    result = run("demo", "--sheet", tmp_path / "no" / "sheet.png", code=1)
+    assert "could not be written" in result.output

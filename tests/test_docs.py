@@ -1,0 +1,90 @@
+"""The README is true: its blocks run, its table is generated."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cnnzoo
+from cnnzoo import checkpoints
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+PYTHON = [body for language, body in BLOCKS if language == "python"]
+# Installing is what .ci/run does before and after this suite, with these very commands.
+SHELL = [
+    line
+    for language, body in BLOCKS
+    if language == "bash"
+    for line in body.splitlines()
+    if line and not line.startswith(("#", "pip install"))
+]
+MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
+
+
+def needs_data(code: str) -> bool:
+    return "load_split" in code or "cnnzoo eval" in code or "cnnzoo train" in code
+
+
+def test_every_block_has_a_language_that_is_tested():
+    assert {language for language, _ in BLOCKS} <= {"python", "bash", "text"}
+    assert PYTHON and SHELL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_every_python_block_runs(code, tmp_path, request):
+    environment = dict(os.environ)
+    if needs_data(code):
+        environment["CNNZOO_DATA_DIR"] = str(request.getfixturevalue("fashion_mnist_dir"))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", SHELL)
+def test_every_shell_command_runs(line, tmp_path, request):
+    words = line.split("#")[0].split()
+    assert words[0] == "cnnzoo", f"this test does not know how to run {line!r}"
+    environment = dict(os.environ)
+    if needs_data(line):
+        environment["CNNZOO_DATA_DIR"] = str(request.getfixturevalue("fashion_mnist_dir"))
+    if words[1] == "train":  # the whole run takes minutes; its first epoch shows that the command works
+        words += ["--epochs", "1", "--warmup-epochs", "0"]
+    if words[1] == "predict":
+        from PIL import Image
+
+        Image.effect_noise((50, 60), 40).save(tmp_path / words[2])
+    subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, env=environment, check=True, timeout=600)
+
+
+def results_table() -> str:
+    rows = ["| checkpoint | parameters | MACs | test top-1 | with flip TTA | epochs | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for r in sorted(cnnzoo.results(), key=lambda r: r["params"]):
+        spread = f" ± {r['top1_std']:.2f} (n = {len(r['seeds'])})" if r["top1_std"] is not None else " (n = 1)"
+        rows.append(
+            f"| `{r['name']}` | {r['params']:,} | {r['macs'] / 1e6:.1f} M | {r['top1_mean']:.2f}{spread} | {r['top1_tta']:.2f} "
+            f"| {r['epochs']} | {r['minutes']:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def test_the_results_table_is_what_the_checkpoints_say(request):
+    text = README.read_text(encoding="utf-8")
+    start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
+    fresh = f"\n{results_table()}\n"
+    if request.config.getoption("--accept"):
+        README.write_text(text[:start] + fresh + text[end:], encoding="utf-8")
+        return
+    assert text[start:end] == fresh, "The README's results are stale: pytest tests/test_docs.py --accept writes them anew."
+
+
+def test_the_readme_names_every_checkpoint_that_ships():
+    assert all(f"`{name}`" in README.read_text(encoding="utf-8") for name in checkpoints.names())
+
+
+def test_the_changelog_knows_this_version():
+    assert f"## {cnnzoo.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

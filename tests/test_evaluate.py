@@ -1,0 +1,159 @@
+"""Measuring and predicting."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import cnnzoo
+from cnnzoo import checkpoints, data, evaluate
+from cnnzoo.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cnnzoo.create_model("resnext_small", pretrained=True)
+
+
+def test_accuracy_loss_and_confusion_are_those_of_a_case_worked_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [2.0, 0.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    m = evaluate.measure(logits, labels)
+    p = np.exp(2) / (np.exp(2) + 1)
+    assert m.top1 == 75.0
+    assert m.loss == pytest.approx(-(3 * np.log(p) + np.log(1 - p)) / 4, abs=1e-5)
+    assert m.confusion == ((2, 0), (1, 1))
+    assert m.per_class == (100.0, 50.0)
+    assert m.ece == pytest.approx(100 * abs(p - 0.75), abs=1e-3)
+
+
+@given(st.integers(1, 200), st.integers(2, 12), st.integers(0, 2**31))
+def test_metrics_agree_with_counting_one_by_one(count, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, classes, generator=g)
+    labels = torch.randint(0, classes, (count,), generator=g)
+    m = evaluate.measure(logits, labels)
+    right = sum(int(row.argmax() == label) for row, label in zip(logits, labels, strict=True))
+    assert m.top1 == pytest.approx(100 * right / count, abs=1e-3)
+    assert sum(map(sum, m.confusion)) == m.count == count
+    assert sum(m.confusion[i][i] for i in range(classes)) == right
+    assert 0 <= m.ece <= 100
+
+
+def test_calibration_error_is_nought_for_perfect_confidence_and_all_for_perfect_error():
+    sure = torch.ones(10)
+    assert evaluate.calibration_error(sure, torch.ones(10, dtype=torch.bool)) == 0
+    assert evaluate.calibration_error(sure, torch.zeros(10, dtype=torch.bool)) == 100
+
+
+def test_the_temperature_found_is_the_one_that_spoiled_the_logits():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 5, generator=g, dtype=torch.double) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=g)[:, 0]
+    assert evaluate.fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
+
+
+def test_the_batch_size_does_not_change_the_outputs(model, tiny_split):
+    a = evaluate.predict_logits(model, tiny_split, batch_size=7)
+    b = evaluate.predict_logits(model, tiny_split, batch_size=40)
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_flip_averaging_gives_an_image_and_its_mirror_the_same_answer(model, tiny_split):
+    mirrored = data.Split(tiny_split.images.flip(3), tiny_split.labels, tiny_split.info)
+    a = evaluate.predict_logits(model, tiny_split, tta=True)
+    b = evaluate.predict_logits(model, mirrored, tta=True)
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(a, evaluate.predict_logits(model, tiny_split).log_softmax(1))
+
+
+def test_measuring_leaves_the_model_in_its_mode_and_its_statistics_alone(tiny_split):
+    network = cnnzoo.create_model("lenet_tiny").train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    evaluate.evaluate(network, tiny_split)
+    evaluate.predict(network, tiny_split.images[0])
+    assert network.training
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_an_empty_split_is_refused(model, tiny_split):
+    with pytest.raises(InputError, match="at least one"):
+        evaluate.predict_logits(model, tiny_split[:0])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", checkpoints.names())
+def test_a_checkpoint_gives_the_number_on_its_card(name, fashion_mnist_dir):
+    split = data.load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir)
+    found = evaluate.evaluate(cnnzoo.create_model(name, pretrained=True), split)
+    assert found.top1 == pytest.approx(checkpoints.metrics(name)["top1"], abs=0.01)
+
+
+# -- predict -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_image_gives_one_answer_and_a_list_a_list(model, tiny_split):
+    image = tiny_split.images[0]
+    one = evaluate.predict(model, image, topk=3)
+    assert len(one) == 3
+    assert evaluate.predict(model, [image, image], topk=3) == [one, one]
+    probabilities = [p for _, p in one]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert {label for label, _ in evaluate.predict(model, image, topk=10)} == set(tiny_split.info.labels)
+    assert sum(p for _, p in evaluate.predict(model, image, topk=10)) == pytest.approx(1, abs=1e-5)
+
+
+def test_path_pil_array_and_tensor_of_one_image_get_one_answer(model, tiny_split, tmp_path):
+    array = tiny_split.images[0, 0].numpy()
+    Image.fromarray(array).save(tmp_path / "image.png")
+    sources = [
+        str(tmp_path / "image.png"), tmp_path / "image.png", Image.fromarray(array), array, array[None], array[..., None],
+        tiny_split.images[0], torch.from_numpy(array), array / 255.0, Image.fromarray(array).convert("RGB"),
+    ]  # fmt: skip
+    answers = evaluate.predict(model, sources, topk=2)
+    for answer in answers[1:]:
+        assert [label for label, _ in answer] == [label for label, _ in answers[0]]
+        assert [p for _, p in answer] == pytest.approx([p for _, p in answers[0]], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([], "empty list"),
+        (np.full((28, 28), np.nan), "NaN"),
+        (torch.full((1, 28, 28), float("inf")), "NaN or infinite"),
+        (np.zeros((28, 28), dtype=np.int64), "uint8"),
+        (np.zeros((28, 28)) - 1, "allowed is 0 to 1"),
+        (np.zeros((2, 1, 28, 28), dtype=np.uint8), "list"),
+        (np.zeros((0, 28), dtype=np.uint8), "no pixels"),
+        (np.zeros((5, 28, 28), dtype=np.uint8), "1 or 3"),
+        (12, "int"),
+        ("no/such/file.png", "no/such/file.png"),
+        (Image.new("L", (30_000, 2)), "30000x2"),
+        (Image.new("L", (2, 30_000)), "2x30000"),
+    ],
+)
+def test_what_is_no_image_is_refused(model, images, words):
+    with pytest.raises(InputError, match=words):
+        evaluate.predict(model, images)
+
+
+@pytest.mark.parametrize("topk", [0, 11, -1])
+def test_more_answers_than_classes_are_refused(model, tiny_split, topk):
+    with pytest.raises(InputError, match="1 to 10"):
+        evaluate.predict(model, tiny_split.images[0], topk=topk)
+
+
+def test_a_model_without_labels_answers_with_class_indices(tiny_split):
+    five = cnnzoo.create_model("resnext_small", pretrained=True, num_classes=5)
+    assert evaluate.predict(five, tiny_split.images[0])[0][0] in set("01234")
+
+
+@pytest.mark.data
+def test_real_images_get_their_own_labels(model, fashion_mnist_dir):
+    split = data.load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir)
+    answers = evaluate.predict(model, list(split.images[:100]))
+    right = sum(best[0][0] == split.info.labels[i] for best, i in zip(answers, split.labels[:100].tolist(), strict=True))
+    assert right >= 90

@@ -1,0 +1,219 @@
+"""The training loop: what a run leaves behind, that it resumes, and how it fails."""
+
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import cnnzoo
+from cnnzoo import data, evaluate, train
+from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
+from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
+
+TINY = dict(dataset="miniature", epochs=3, batch_size=8, warmup_epochs=1, amp="no", ema_decay=0.9)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(model="lenet_tiny", **TINY)
+
+
+def run(recipe, out, miniature, **kwargs):
+    return train.train(recipe, out, data_dir=miniature[0], device="cpu", **kwargs)
+
+
+def weights(out):
+    return load_file(out / "model.safetensors")
+
+
+def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(recipe, tmp_path, miniature):
+    metrics = run(recipe, tmp_path / "run", miniature)
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert names == {
+        "recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "checkpoint.pt", "model.safetensors",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(math.isfinite(line["train_loss"]) for line in lines)
+    assert metrics == json.loads(json.dumps(metrics, default=list)) | dict(per_class=metrics["per_class"])
+    assert metrics["split"] == "test"
+    assert Recipe(**{k: v for k, v in json.loads((tmp_path / "run" / "recipe.json").read_text()).items() if k != "holdout"})
+
+
+def test_the_weights_saved_are_the_ones_measured(recipe, tmp_path, miniature):
+    metrics = run(recipe, tmp_path / "run", miniature)
+    model = cnnzoo.create_model("lenet_tiny")
+    model.load_state_dict(weights(tmp_path / "run"))
+    split = data.load_split("miniature", "test", data_dir=miniature[0])
+    assert evaluate.evaluate(model, split).top1 == metrics["top1"]
+    assert evaluate.evaluate(model, split).loss == metrics["loss"]
+
+
+def test_training_learns(recipe, tmp_path, miniature):
+    """Forty images by heart: the loss falls well below that of guessing."""
+    plain = override(recipe, epochs=40, label_smoothing=0.0, flip=False, shift=0, cutout=0, lr=0.05, weight_decay=0.0)
+    run(plain, tmp_path / "run", miniature)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train_loss"] < 0.3 < math.log(10)
+    assert lines[-1]["train_top1"] > 95
+
+
+def test_the_published_run_reads_the_test_set_once_and_only_after_training(recipe, tmp_path, miniature, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        evaluate, "predict_logits", lambda m, s, real=evaluate.predict_logits, **k: seen.append(len(s)) or real(m, s, **k)
+    )
+    run(recipe, tmp_path / "run", miniature)
+    assert seen == [12, 12]  # plain and with flip, both after the last epoch
+    seen.clear()
+    run(recipe, tmp_path / "choosing", miniature, holdout=True)
+    assert set(seen) == {8}  # the holdout, never the test images
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(recipe, tmp_path, miniature):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(override(recipe, seed=seed), tmp_path / name, miniature)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(recipe, tmp_path, miniature, monkeypatch):
+    run(recipe, tmp_path / "whole", miniature)
+    epochs = []
+
+    def stop_after_two(*args, real=train._run_epoch):
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        epochs.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(train, "_run_epoch", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "cut", miniature)
+    monkeypatch.undo()
+    monkeypatch.setitem(train.data.get_dataset_info.__globals__["DATASETS"], "miniature", miniature[1])
+    run(recipe, tmp_path / "cut", miniature, resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+    assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_is_not_overwritten(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature)
+    with pytest.raises(CheckpointError, match="--resume"):
+        run(recipe, tmp_path / "run", miniature)
+
+
+def test_another_recipe_cannot_resume_a_run(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature)
+    with pytest.raises(CheckpointError, match="lr: 0.15 then, 0.3 now"):
+        run(override(recipe, lr=0.3), tmp_path / "run", miniature, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a checkpoint", b"{}"])
+def test_a_damaged_checkpoint_is_refused(recipe, tmp_path, miniature, content):
+    run(recipe, tmp_path / "run", miniature)
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(recipe, tmp_path / "run", miniature, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(recipe, tmp_path, miniature):
+    with pytest.raises(TrainingError, match=r"not finite at step \d+"):
+        run(override(recipe, lr=1e3, weight_decay=10.0, epochs=40, warmup_epochs=0), tmp_path / "run", miniature)
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(recipe, tmp_path, miniature, monkeypatch):
+    saves = []
+
+    def full(state, path, real=torch.save):
+        saves.append(1)
+        if len(saves) == 3:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CnnzooError, match="No space left"):
+        run(recipe, tmp_path / "run", miniature)
+    monkeypatch.setattr(torch, "save", torch.serialization.save)
+    assert not list((tmp_path / "run").glob(".*"))
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(recipe, tmp_path, miniature):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CnnzooError, match="run folder"):
+        run(recipe, tmp_path / "file" / "run", miniature)
+
+
+def test_a_batch_larger_than_the_data_is_refused(recipe, tmp_path, miniature):
+    with pytest.raises(CnnzooError, match="batch_size=64"):
+        run(override(recipe, batch_size=64), tmp_path / "run", miniature)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path, fashion_mnist_dir):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "cnnzoo", "train", "lenet_tiny", "--out", str(out), "--epochs", "2", "--device", "cpu"]
+    command += ["--data-dir", str(fashion_mnist_dir), "--warmup-epochs", "1", "--batch-size", "512"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume" in err
+    assert "Traceback" not in err
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "% top-1 on test" in done.stdout
+
+
+# -- recipes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_for_any_model(name):
+    assert get_recipe(name, "resnext_small").model == "resnext_small"
+
+
+def test_unknown_recipes_and_fields_are_refused_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="standard"):
+        get_recipe("standart", "lenet_tiny")
+    with pytest.raises(UnknownNameError, match="epochs"):
+        override(get_recipe("fast", "lenet_tiny"), epoch=3)
+
+
+@pytest.mark.parametrize(
+    "fields", [dict(epochs="3"), dict(epochs=2.5), dict(flip=1), dict(epochs=0), dict(lr=-1.0), dict(amp="fp8"), dict(epochs=True)]
+)
+def test_a_field_of_the_wrong_type_or_range_is_refused_by_name(fields):
+    with pytest.raises(CnnzooError, match=next(iter(fields))):
+        Recipe(model="lenet_tiny", **fields)
+
+
+def test_a_recipe_survives_json(recipe):
+    import dataclasses
+
+    assert Recipe(**json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_an_unknown_model_is_refused_before_anything_is_written(tmp_path, miniature):
+    with pytest.raises(UnknownNameError, match="lenet_tiny"):
+        run(Recipe(model="lenet_tinny", **TINY), tmp_path / "run", miniature)
+    assert not os.path.exists(tmp_path / "run" / "checkpoint.pt")
