@@ -60,7 +60,7 @@ class ResNeXt(ConvNet):
 
     Args:
         widths, depths, strides: Channels, blocks and first stride of each stage.
-        stem, stem_strides: Channels and strides of the stem's 3x3 convolutions.
+        stem: Channels of the stem's 3x3 convolutions.
         group_width: See `ResNeXtBlock`.
         textbook: Build it of the book's parts: 7x7 stem of `stem[0]` channels with pooling, biases, Xavier start.
         common: See `ConvNet`.
@@ -72,7 +72,6 @@ class ResNeXt(ConvNet):
         depths: tuple[int, ...],
         strides: tuple[int, ...],
         stem: tuple[int, ...] = (64,),
-        stem_strides: tuple[int, ...] = (1,),
         group_width: int = 16,
         textbook: bool = False,
         **common,
@@ -82,20 +81,17 @@ class ResNeXt(ConvNet):
         if textbook:
             first = textbook_stem(self.in_chans, stem[0], **dd)
         else:
-            first = small_stem(self.in_chans, stem, stem_strides, **dd)
+            first = small_stem(self.in_chans, stem, **dd)
         block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
         stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
         self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
 
 
-_SMALL = dict(strides=(1, 2), stem_strides=(1, 2))
-_DEEP = dict(strides=(1, 2, 2), stem_strides=(1,))
-
 SIZES = dict(
-    resnext_tiny=dict(_SMALL, stem=(16, 48), widths=(48, 80), depths=(2, 2)),
-    resnext_small=dict(_SMALL, stem=(32, 64), widths=(64, 128), depths=(2, 3), group_width=32),
-    resnext_base=dict(_DEEP, stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), group_width=32),
-    resnext_large=dict(_DEEP, stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), group_width=32),
+    resnext_tiny=dict(stem=(16, 16), widths=(48, 80), depths=(2, 2), strides=(2, 2)),
+    resnext_small=dict(stem=(32, 32), widths=(64, 128), depths=(2, 3), strides=(2, 2), group_width=32),
+    resnext_base=dict(stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), strides=(1, 2, 2), group_width=32),
+    resnext_large=dict(stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), strides=(1, 2, 2), group_width=32),
 )
 TEXTBOOK = dict(
     resnext18_d2l=dict(stem=(64,), widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), strides=(1, 2, 2, 2), textbook=True)
