@@ -302,6 +302,10 @@ class ToMode(nn.Module):
     def forward(self, image: Image.Image) -> Image.Image:
         if image.mode.startswith(("I", "F")):
             image = _to_8_bit(image)
+        if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
+            image = image.convert(image.mode.upper())
+        if image.mode == "LAB":
+            raise InputError("An image of mode LAB was given; Pillow cannot convert it. Make it RGB with PIL.ImageCms first.")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
