@@ -96,21 +96,22 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
     """
     from torchvision.datasets.utils import download_url
 
+    try:
+        names = [n for n in names if not ((folder / n).is_file() or (folder / n.removesuffix(".gz")).is_file())]
+        if names:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _no_access(folder, e) from e
     for name in names:
-        if (folder / name).is_file() or (folder / name.removesuffix(".gz")).is_file():
-            continue
         failures = []
         for mirror in info.mirrors:
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 # Under another name until its md5 is known to be right.
                 download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
                 os.replace(folder / f"{name}.part", folder / name)
                 break
             except PermissionError as e:
-                raise DataError(
-                    f"{folder} cannot be written to. Choose another folder with data_dir= (--data-dir, CNNZOO_DATA_DIR)."
-                ) from e
+                raise _no_access(folder, e) from e
             except (OSError, RuntimeError) as e:  # URLError is an OSError, a wrong md5 a RuntimeError
                 failures.append(f"{mirror}: {e}")
                 (folder / f"{name}.part").unlink(missing_ok=True)
@@ -121,17 +122,25 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
             )
 
 
+def _no_access(folder: Path, e: OSError) -> DataError:
+    return DataError(
+        f"{folder} cannot be used ({e.strerror}). Choose another folder with data_dir= (--data-dir, CNNZOO_DATA_DIR)."
+    )
+
+
 def _read_idx(info: DatasetInfo, folder: Path, name: str) -> Tensor:
     """Images `(N, H, W)` or labels `(N,)` of one idx file, as uint8."""
     packed, plain = folder / name, folder / name.removesuffix(".gz")
-    path, expected = (packed, info.files[name]) if packed.exists() else (plain, info.unpacked[plain.name])
-    if not path.exists():
+    path, expected = packed, info.files[name]
+    try:
+        if plain.exists() and not packed.exists():
+            path, expected = plain, info.unpacked[plain.name]
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise DataError(
             f"{packed} of {info.title} is missing. Allowed is the official file, md5 {expected}. Pass the folder above "
             f"{info.folder} as data_dir= (--data-dir, CNNZOO_DATA_DIR), or let it be downloaded: download=True (--download)."
-        )
-    try:
-        raw = path.read_bytes()
+        ) from e
     except OSError as e:
         raise DataError(f"{path} cannot be read ({e.strerror}). Check its permissions or choose another data_dir.") from e
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
@@ -293,6 +302,10 @@ class ToMode(nn.Module):
     def forward(self, image: Image.Image) -> Image.Image:
         if image.mode.startswith(("I", "F")):
             image = _to_8_bit(image)
+        if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
+            image = image.convert(image.mode.upper())
+        if image.mode == "LAB":
+            raise InputError("An image of mode LAB was given; Pillow cannot convert it. Make it RGB with PIL.ImageCms first.")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)

@@ -57,6 +57,7 @@ class Head(nn.Module):
         self.hidden = hidden
         self.hidden_layer = hidden_layer
         self.drop = nn.Dropout(drop_rate)
+        self.last_pool = "avg" if feature_size is None else "flatten"  # what a classifier gets after ""
         self._build(num_classes, pool_type, dict(device=device, dtype=dtype))
 
     def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
@@ -71,6 +72,7 @@ class Head(nn.Module):
                 "Pass global_pool='avg', 'max', 'avgmax' or 'catavgmax'."
             )
         self.pool_type = pool_type
+        self.last_pool = pool_type or self.last_pool
         if pool_type == "flatten":
             self.global_pool: nn.Module = nn.Flatten(1)  # (B, C, H, W) -> (B, C*H*W)
             width = self.in_features * self.feature_size[0] * self.feature_size[1]
@@ -87,13 +89,16 @@ class Head(nn.Module):
         self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, pool_type: str | None = None, *, device=None, dtype=None) -> None:
-        """Replaces the classifier; another `pool_type` also rebuilds the pooling and the hidden layers."""
+        """Replaces the classifier; another `pool_type` also rebuilds the pooling and the hidden layers.
+
+        With None the pooling stays, or, where there is none and a classifier needs it, comes back.
+        """
         dd = dict(device=device, dtype=dtype)
-        if pool_type is not None and pool_type != self.pool_type:
+        if pool_type is None:
+            pool_type = self.last_pool if num_classes > 0 else self.pool_type
+        if pool_type != self.pool_type or (pool_type == "" and num_classes > 0):  # the latter is refused
             self._build(num_classes, pool_type, dd)
         else:
-            if self.pool_type == "" and num_classes > 0:
-                self._build(num_classes, "", dd)  # refuses
             self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self.train(self.training)
 

@@ -1,0 +1,482 @@
+"""Data sets: where they are looked for, how damage and absence are reported, where they come from, what a batch is made of."""
+
+import gzip
+import hashlib
+import http.server
+import os
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import idx_bytes, write_miniature
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnzoo import data, datasets
+from cnnzoo.data import Augment, epoch_batches, load_split, normalize
+from cnnzoo.errors import DataError, UnknownNameError
+
+NAMES = list(datasets.FASHION_MNIST.files)
+
+
+def raw(data_dir: Path) -> Path:
+    return data_dir / "FashionMNIST" / "raw"
+
+
+# -- where the files are looked for --------------------------------------------------------------------------------------
+
+
+def test_the_data_directory_is_the_variable_then_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CNNZOO_DATA_DIR", str(tmp_path / "set"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert data.default_data_dir() == tmp_path / "set"
+    monkeypatch.delenv("CNNZOO_DATA_DIR")
+    assert data.default_data_dir() == tmp_path / "cache" / "cnnzoo"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert data.default_data_dir() == tmp_path / "home" / ".cache" / "cnnzoo"
+    monkeypatch.setenv("CNNZOO_DATA_DIR", "~/mine")
+    assert data.default_data_dir() == tmp_path / "home" / "mine"
+
+
+def test_the_argument_wins_over_the_variable_and_the_variable_over_the_cache(miniature, monkeypatch, tmp_path):
+    data_dir, _ = miniature
+    nowhere = tmp_path / "nowhere"
+    monkeypatch.setenv("CNNZOO_DATA_DIR", str(nowhere))
+    assert len(load_split("miniature", data_dir=data_dir)) == 12
+    with pytest.raises(DataError, match=str(nowhere)):
+        load_split("miniature")
+    monkeypatch.setenv("CNNZOO_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere))
+    assert len(load_split("miniature")) == 12
+
+
+# -- what is read --------------------------------------------------------------------------------------------------------
+
+
+def test_the_splits_have_the_sizes_that_the_facts_promise(miniature):
+    data_dir, info = miniature
+    sizes = dict(train=info.num_train, fit=info.num_train - info.holdout, holdout=info.holdout, test=info.num_test)
+    for name, size in sizes.items():
+        split = load_split("miniature", name, data_dir=data_dir)
+        assert len(split) == size
+        assert split.images.shape == (size, *info.image_size)
+        assert split.images.dtype == torch.uint8
+        assert split.labels.shape == (size,)
+        assert split.labels.dtype == torch.int64
+    assert set(sizes) == set(data.SPLITS)
+
+
+def test_fit_and_holdout_are_the_training_images_in_two_parts(miniature):
+    train, fit, holdout = (load_split("miniature", name, data_dir=miniature[0]) for name in ("train", "fit", "holdout"))
+    assert torch.equal(torch.cat([fit.images, holdout.images]), train.images)
+    assert torch.equal(torch.cat([fit.labels, holdout.labels]), train.labels)
+
+
+def test_unpacked_files_do_as_well_as_packed_ones(miniature):
+    data_dir, _ = miniature
+    packed = load_split("miniature", data_dir=data_dir)
+    for path in raw(data_dir).iterdir():
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    unpacked = load_split("miniature", data_dir=data_dir)
+    assert torch.equal(packed.images, unpacked.images)
+    assert torch.equal(packed.labels, unpacked.labels)
+
+
+def test_what_was_written_is_what_is_read(tmp_path, monkeypatch):
+    pixels = torch.arange(2 * 28 * 28, dtype=torch.int64).remainder(251).to(torch.uint8).view(2, 28, 28)
+    labels = torch.tensor([7, 3], dtype=torch.uint8)
+    info = write_miniature(tmp_path)
+    files = dict(info.files)
+    for name, values in zip(NAMES[2:], (pixels, labels), strict=True):
+        content = gzip.compress(idx_bytes(values))
+        (raw(tmp_path) / name).write_bytes(content)
+        files[name] = hashlib.md5(content).hexdigest()
+    monkeypatch.setitem(datasets.DATASETS, "miniature", replace(info, files=files))
+    split = load_split("miniature", data_dir=tmp_path)
+    assert torch.equal(split.images[:, 0], pixels)
+    assert split.labels.tolist() == [7, 3]
+
+
+@pytest.mark.data
+def test_the_real_data_set_is_what_its_facts_say(fashion_mnist_dir):
+    info = datasets.FASHION_MNIST
+    train = load_split("fashion_mnist", "train", data_dir=fashion_mnist_dir)
+    test = load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir)
+    assert train.images.shape == (60_000, 1, 28, 28)
+    assert test.images.shape == (10_000, 1, 28, 28)
+    assert train.labels.bincount().tolist() == [6_000] * len(info.labels)
+    assert test.labels.bincount().tolist() == [1_000] * len(info.labels)
+    assert len(load_split("fashion_mnist", "fit", data_dir=fashion_mnist_dir)) == 55_000
+    scaled = train.images.double() / 255
+    assert round(scaled.mean().item(), 4) == info.mean[0]
+    assert round(scaled.std().item(), 4) == info.std[0]
+
+
+def test_unknown_data_sets_and_splits_are_refused_with_the_known_ones():
+    with pytest.raises(UnknownNameError, match="fashionmnist.*fashion_mnist"):
+        load_split("fashionmnist")
+    with pytest.raises(UnknownNameError, match="'validation'.*fit.*holdout.*test.*train"):
+        load_split(split="validation")
+
+
+# -- what is wrong with the files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "index"), [("train", 0), ("holdout", 1), ("test", 2), ("test", 3)])
+def test_a_missing_file_is_named_with_its_md5_its_place_and_how_to_get_it(miniature, split, index):
+    data_dir, info = miniature
+    path = raw(data_dir) / NAMES[index]
+    path.unlink()
+    with pytest.raises(DataError) as e:
+        load_split("miniature", split, data_dir=data_dir)
+    text = str(e.value)
+    assert str(path) in text and "missing" in text
+    assert info.files[path.name] in text, f"the md5 of {path.name} is {info.files[path.name]}, the message says: {text}"
+    assert "data_dir=" in text and "CNNZOO_DATA_DIR" in text and "download=True" in text
+
+
+def test_only_the_files_of_the_split_are_asked_for(miniature):
+    data_dir, _ = miniature
+    for name in NAMES[:2]:
+        (raw(data_dir) / name).unlink()
+    assert len(load_split("miniature", "test", data_dir=data_dir)) == 12
+
+
+DAMAGE = dict(
+    truncated=lambda content: content[:-20],
+    altered=lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    empty=lambda content: b"",
+    replaced=lambda content: b"<html>404</html>",
+    appended=lambda content: content + b"\0",
+)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_a_damaged_file_is_named_with_both_md5s_and_its_place(miniature, kind, index, unpacked):
+    data_dir, info = miniature
+    path = raw(data_dir) / NAMES[index]
+    if unpacked:
+        content = gzip.decompress(path.read_bytes())
+        path.unlink()
+        path = path.with_suffix("")
+        path.write_bytes(content)
+    damaged = DAMAGE[kind](path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(DataError) as e:
+        load_split("miniature", data_dir=data_dir)
+    expected = info.unpacked[path.name] if unpacked else info.files[path.name]
+    for part in (str(path), expected, hashlib.md5(damaged).hexdigest(), "delete it", f"into {path.parent}"):
+        assert part in str(e.value)
+    assert path.read_bytes() == damaged  # reading never repairs
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(miniature):
+    path = raw(miniature[0]) / NAMES[2]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match=rf"{path} cannot be read \(Is a directory\).*permissions.*data_dir"):
+        load_split("miniature", data_dir=miniature[0])
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """Makes a folder inaccessible; root, whom modes do not bind, becomes nobody for the time."""
+    root = os.geteuid() == 0
+    folder.chmod(0)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no file modes")
+@pytest.mark.parametrize("download", [False, True])
+def test_a_data_directory_without_permission_is_named(miniature, download):
+    folder = raw(miniature[0])
+    with forbidden(folder), pytest.raises(DataError) as e:
+        load_split("miniature", data_dir=miniature[0], download=download)
+    assert str(folder) in str(e.value)
+    assert "data_dir" in str(e.value)
+
+
+# -- downloading ---------------------------------------------------------------------------------------------------------
+
+
+class Mirrors:
+    """A web server on this machine: /absent answers 404, /corrupt wrong content, /short cuts off, /good the files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # noqa: N802
+                if self.command == "GET":
+                    asked.append(self.path)
+                _, kind, name = self.path.split("/")
+                if kind == "absent":
+                    self.send_error(404)
+                    return
+                content = (folder / name).read_bytes()
+                length = len(content)
+                if kind == "corrupt":
+                    content = bytes(length)
+                elif kind == "short":
+                    content = content[:-50]
+                self.send_response(200)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *args) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def address(self, kind: str) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/{kind}/"
+
+
+@pytest.fixture
+def mirrors(miniature, monkeypatch) -> Iterator[Mirrors]:
+    """The miniature data set on a web server, and how to name its mirrors."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    served = Mirrors(raw(miniature[0]))
+    yield served
+    served.server.shutdown()
+    served.server.server_close()
+
+
+def use_mirrors(monkeypatch, mirrors: Mirrors, info: datasets.DatasetInfo, *kinds: str) -> None:
+    addresses = tuple(mirrors.address(kind) for kind in kinds)
+    monkeypatch.setitem(datasets.DATASETS, "miniature", replace(info, mirrors=addresses))
+
+
+def test_mirrors_are_tried_in_turn_until_one_gives_the_right_file(miniature, mirrors, monkeypatch, tmp_path):
+    data_dir, info = miniature
+    use_mirrors(monkeypatch, mirrors, info, "absent", "corrupt", "short", "good", "absent")
+    target = tmp_path / "new" / "folder"
+    fetched = load_split("miniature", "test", data_dir=target, download=True)
+    assert torch.equal(fetched.images, load_split("miniature", "test", data_dir=data_dir).images)
+    tried = [(path.split("/")[1], path.split("/")[2]) for path in mirrors.asked]
+    in_turn = list(dict.fromkeys(tried))
+    # A mirror that said 404 to the look-up of redirects may not be asked again.
+    wanted = [(kind, name) for name in NAMES[2:] for kind in ("absent", "corrupt", "short", "good")]
+    assert [t for t in in_turn if t[0] != "absent"] == [w for w in wanted if w[0] != "absent"]
+    assert not [t for t in tried if t[1] in NAMES[:2]]  # the test split needs no training files
+    assert sorted(p.name for p in raw(target).iterdir()) == sorted(NAMES[2:])  # nothing partial
+
+
+def test_what_is_there_is_not_downloaded_again(miniature, mirrors, monkeypatch):
+    data_dir, info = miniature
+    use_mirrors(monkeypatch, mirrors, info, "good")
+    load_split("miniature", data_dir=data_dir, download=True)
+    assert not mirrors.asked
+    (raw(data_dir) / NAMES[2]).with_suffix("").write_bytes(gzip.decompress((raw(data_dir) / NAMES[2]).read_bytes()))
+    load_split("miniature", data_dir=data_dir, download=True)
+    assert not mirrors.asked
+
+
+def test_when_no_mirror_delivers_the_error_names_file_md5_place_and_every_mirror(miniature, mirrors, monkeypatch, tmp_path):
+    _, info = miniature
+    use_mirrors(monkeypatch, mirrors, info, "absent", "corrupt", "short")
+    with pytest.raises(DataError) as e:
+        load_split("miniature", data_dir=tmp_path / "new", download=True)
+    folder = raw(tmp_path / "new")
+    for part in (NAMES[2], info.files[NAMES[2]], str(folder), *map(mirrors.address, ("absent", "corrupt", "short"))):
+        assert part in str(e.value)
+    assert not list(folder.iterdir())
+
+
+def test_nothing_is_downloaded_unless_asked(miniature, no_network, tmp_path):
+    with pytest.raises(DataError, match="missing.*download=True"):
+        load_split("miniature", data_dir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_network_the_error_says_to_go_online_or_where_to_put_the_file(no_network, tmp_path):
+    with pytest.raises(DataError, match="could not be downloaded.*Go online.*or put the file.*into"):
+        load_split("fashion_mnist", data_dir=tmp_path / "new", download=True)
+    assert not list(raw(tmp_path / "new").iterdir())
+
+
+def test_a_data_directory_that_is_a_file_is_an_error_of_ours(miniature, mirrors, monkeypatch, tmp_path):
+    use_mirrors(monkeypatch, mirrors, miniature[1], "good")
+    (tmp_path / "file").write_text("")
+    for download in (False, True):
+        with pytest.raises(DataError, match=str(tmp_path / "file")):
+            load_split("miniature", data_dir=tmp_path / "file", download=download)
+
+
+# -- augmentation --------------------------------------------------------------------------------------------------------
+
+augments = st.builds(Augment, flip=st.booleans(), shift=st.integers(0, 5), cutout=st.integers(0, 12))
+
+
+def random_images(batch: int, chans: int, height: int, width: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 256, (batch, chans, height, width), generator=generator).to(torch.uint8)  # no black pixel
+
+
+batches = st.builds(
+    random_images, st.integers(1, 6), st.integers(1, 3), st.integers(4, 32), st.integers(4, 32), st.integers(0, 2**31)
+)
+seeds = st.integers(0, 2**31)
+
+
+def draw(augment: Augment, images: torch.Tensor, seed: int) -> dict[str, torch.Tensor]:
+    return augment.draw(len(images), tuple(images.shape[2:]), torch.Generator().manual_seed(seed))
+
+
+@given(augments, batches, seeds)
+def test_augmentation_keeps_shape_and_type_and_leaves_its_input_alone(augment, images, seed):
+    before = images.clone()
+    choices = draw(augment, images, seed)
+    out = augment.apply(images, choices)
+    assert out.shape == images.shape
+    assert out.dtype == torch.uint8
+    floats = normalize(out, (0.3,), (0.5,))
+    blanked = augment.blank(floats, choices)
+    assert blanked.shape == floats.shape
+    assert blanked.dtype == torch.float32
+    assert torch.equal(images, before)
+
+
+@given(batches, seeds)
+def test_settings_of_zero_change_nothing(images, seed):
+    augment = Augment()
+    choices = draw(augment, images, seed)
+    assert torch.equal(augment.apply(images, choices), images)
+    assert torch.equal(augment.blank(images.float(), choices), images.float())
+
+
+@given(augments, batches, seeds)
+def test_a_seed_fixes_what_is_drawn(augment, images, seed):
+    first, second = draw(augment, images, seed), draw(augment, images, seed)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    torch.manual_seed(random.randrange(2**31))  # the global generator has no say
+    assert torch.equal(augment.apply(images, first), augment.apply(images, draw(augment, images, seed)))
+
+
+@given(st.integers(1, 5), batches, seeds)
+def test_a_shift_moves_each_image_by_what_was_drawn_and_black_comes_in(shift, images, seed):
+    augment = Augment(shift=shift)
+    choices = draw(augment, images, seed)
+    out = augment.apply(images, choices)
+    height, width = images.shape[2:]
+    for i, (dy, dx) in enumerate(zip(choices["dy"].tolist(), choices["dx"].tolist(), strict=True)):
+        assert abs(dy) <= shift and abs(dx) <= shift
+        expected = torch.zeros_like(images[i])
+        for y in range(height):
+            for x in range(max(0, -dx), min(width, width - dx)):
+                if 0 <= y + dy < height:
+                    expected[:, y, x] = images[i, :, y + dy, x + dx]
+        assert torch.equal(out[i], expected)
+
+
+@given(batches, seeds)
+def test_a_flip_mirrors_exactly_the_images_drawn(images, seed):
+    augment = Augment(flip=True)
+    choices = draw(augment, images, seed)
+    out = augment.apply(images, choices)
+    for i, flipped in enumerate(choices["flip"].tolist()):
+        assert torch.equal(out[i], images[i].flip(2) if flipped else images[i])
+
+
+@given(st.integers(1, 40), batches, seeds)
+def test_cutout_blanks_one_square_at_the_place_drawn_and_nothing_else(cutout, images, seed):
+    augment = Augment(cutout=cutout)
+    choices = draw(augment, images, seed)
+    floats = images.float()
+    out = augment.blank(floats, choices)
+    for i, (top, left) in enumerate(zip(choices["top"].tolist(), choices["left"].tolist(), strict=True)):
+        expected = floats[i].clone()
+        expected[:, max(top, 0) : max(top + cutout, 0), max(left, 0) : max(left + cutout, 0)] = 0
+        assert torch.equal(out[i], expected)
+        assert (expected == 0).any()  # the centre of the square is always inside
+
+
+def test_over_many_draws_every_choice_comes_up():
+    choices = Augment(flip=True, shift=2, cutout=8).draw(2_000, (28, 28), torch.Generator().manual_seed(0))
+    assert 0.45 < choices["flip"].float().mean() < 0.55
+    assert set(choices["dy"].tolist()) == set(choices["dx"].tolist()) == {-2, -1, 0, 1, 2}
+    assert set(choices["top"].tolist()) == set(choices["left"].tolist()) == set(range(-4, 24))
+
+
+@given(st.integers(0, 2**31), st.floats(0.01, 0.99), st.floats(0.01, 2.0))
+def test_normalising_is_undone_by_its_inverse(seed, mean, std):
+    images = random_images(2, 1, 5, 6, seed)
+    out = normalize(images, (mean,), (std,))
+    assert torch.equal(((out * std + mean) * 255).round().to(torch.uint8), images)
+
+
+# -- batches -------------------------------------------------------------------------------------------------------------
+
+FULL = Augment(flip=True, shift=2, cutout=8)
+
+
+def epoch(split: data.Split, batch_size: int = 12, augment: Augment = FULL, **kwargs) -> list:
+    return list(epoch_batches(split, batch_size, augment, **{"seed": 3, "epoch": 0, **kwargs}))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 12])
+def test_any_number_of_processes_shares_out_the_same_global_batches(tiny_split, world):
+    alone = epoch(tiny_split)
+    parts = [epoch(tiny_split, rank=rank, world=world) for rank in range(world)]
+    assert all(len(part) == len(alone) == 3 for part in parts)
+    for step, (images, labels) in enumerate(alone):
+        for rank, part in enumerate(parts):
+            assert torch.equal(part[step][0], images[rank::world])
+            assert torch.equal(part[step][1], labels[rank::world])
+
+
+def test_an_epoch_takes_every_image_at_most_once_and_leaves_out_only_a_last_smaller_batch(tiny_split):
+    numbered = replace(tiny_split, labels=torch.arange(40))
+    seen = torch.cat([labels for _, labels in epoch(numbered)]).tolist()
+    assert len(seen) == len(set(seen)) == 36
+    assert sorted(torch.cat([labels for _, labels in epoch(numbered, 8)]).tolist()) == list(range(40))
+
+
+def test_seed_and_epoch_alone_decide_order_and_augmentation(tiny_split):
+    def first(**kwargs) -> torch.Tensor:
+        return epoch(tiny_split, **kwargs)[0][0]
+
+    assert torch.equal(first(), first())
+    assert not torch.equal(first(), first(epoch=1))
+    assert not torch.equal(first(), first(seed=4))
+
+
+def test_batches_are_the_images_normalised_in_channels_last_order(tiny_split):
+    numbered = replace(tiny_split, labels=torch.arange(40))
+    for images, labels in epoch(numbered, augment=Augment()):
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        info = tiny_split.info
+        expected = (tiny_split.images[labels].double() / 255 - info.mean[0]) / info.std[0]
+        torch.testing.assert_close(images.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_stay_with_their_images(tiny_split):
+    painted = replace(tiny_split, images=torch.arange(40).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28).clone())
+    painted = replace(painted, labels=torch.arange(40))
+    for images, labels in epoch(painted, augment=Augment(flip=True)):
+        back = (images[:, 0, 0, 0] * 0.3530 + 0.2860) * 255
+        assert back.round().long().tolist() == labels.tolist()

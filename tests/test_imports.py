@@ -1,0 +1,147 @@
+"""What the modules may know of each other, how long they may be, and what `import cnnzoo` may cost."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cnnzoo
+
+PACKAGE = Path(cnnzoo.__file__).parent
+
+# A module imports only from modules before it. A new module is put where it belongs.
+ORDER = (
+    "errors", "files", "layers", "summary", "primitives", "datasets", "recipes", "checkpoints", "data", "models", "registry",
+    "evaluate", "hub", "train", "plots", "drawings", "export", "bench", "cli",
+)  # fmt: skip
+APART = ({"data", "models"},)  # neither imports the other, whatever the order
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+# Everything in the package but the re-exports of __init__.py and the starter of `python -m cnnzoo`.
+MODULES = [p for p in FILES if p.relative_to(PACKAGE).parts not in (("__init__.py",), ("__main__.py",))]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def top(path: Path) -> str:
+    """The module of a file, or the folder it is in: its place in the order."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The cnnzoo modules that a file imports anywhere, inside functions included, by their place in the order."""
+    package = ["cnnzoo", *path.relative_to(PACKAGE).parent.parts]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            names = [".".join(base + [alias.name]) for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("cnnzoo.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_a_module_imports_only_from_modules_above_it(path):
+    me = top(path)
+    assert me in ORDER, f"{relative(path)} has no place in ORDER; put {me!r} below everything it imports"
+    for other in imported(path) - {me}:
+        assert other in ORDER, f"{relative(path)} imports cnnzoo.{other}, which is no module of the package"
+        assert ORDER.index(other) < ORDER.index(me), f"{relative(path)} imports {other}, which stands below it in ORDER"
+        assert not any({me, other} <= pair for pair in APART), f"{relative(path)} imports {other}; they are kept apart"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if top(p) == "models" and not p.name.startswith("_")], ids=relative)
+def test_a_family_imports_no_other_family(path):
+    families = {p.stem for p in (PACKAGE / "models").glob("*.py") if not p.name.startswith("_")}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            assert not families & set(names), f"{relative(path)} imports {names}: what two families share is in layers.py"
+
+
+def test_the_check_sees_imports_of_every_form(tmp_path, monkeypatch):
+    source = (
+        "import cnnzoo.data\nfrom cnnzoo import train\nfrom . import hub, __version__\nfrom .models._convnet import x\n"
+        "def f():\n    from .cli import main\nimport torch\nfrom timm.models import y\n"
+    )
+    (tmp_path / "probe.py").write_text(source)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "probe.py").write_text("from ..data import x\nfrom .. import bench\nfrom ._convnet import y\n")
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    assert imported(tmp_path / "probe.py") == {"data", "train", "hub", "models", "cli"}
+    assert imported(tmp_path / "models" / "probe.py") == {"data", "bench", "models"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_file_and_no_function_is_too_long_to_read(path):
+    text = path.read_text(encoding="utf-8")
+    family = top(path) == "models" and not path.name.startswith("_")
+    limit = 200 if family else 400
+    assert len(text.splitlines()) <= limit, f"{relative(path)} has {len(text.splitlines())} lines, allowed are {limit}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= 60, f"{relative(path)}: {node.name} has {lines} lines, allowed are 60"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_what_the_messages_tell_people_to_type_exists(path):
+    known = {"cnnzoo." + name for name in (*cnnzoo.__all__, *(top(p) for p in MODULES))}
+    docstrings = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            docstrings.add(id(node.body[0].value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            for word in node.value.replace("(", " ").replace("'", " ").replace("`", " ").split():
+                if word.startswith("cnnzoo.") and len(word) > len("cnnzoo."):
+                    name = ".".join(word.rstrip(".,;:)").split(".")[:2])
+                    assert name in known, f"{relative(path)}:{node.lineno} tells people to type {word}, which does not exist"
+
+
+# -- the cost of the import ----------------------------------------------------------------------------------------------
+
+_MEASURE = """
+import json, sys, time
+import socket
+def refuse(*args): raise OSError("the import tried the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+import timm
+before, began = set(sys.modules), time.process_time()
+import cnnzoo
+print(json.dumps(dict(file=cnnzoo.__file__, seconds=time.process_time() - began, new=sorted(set(sys.modules) - before))))
+"""
+
+
+def measure_import() -> dict:
+    """Imports timm, then cnnzoo, in a fresh process without a network: processor seconds and modules of the second."""
+    run = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    measured = json.loads(run.stdout)
+    assert Path(measured["file"]) == Path(cnnzoo.__file__)
+    return measured
+
+
+def test_the_import_adds_no_heavy_machinery_to_timms_and_touches_no_network():
+    heavy = ("torch._dynamo", "torch._inductor", "torchvision", "accelerate", "onnx", "matplotlib", "pandas", "cnnzoo.train")
+    loaded = [m for m in measure_import()["new"] if any(m == h or m.startswith(h + ".") for h in heavy)]
+    assert not loaded
+
+
+def test_the_import_adds_at_most_150_ms_to_timms():
+    # Processor time, and the best of up to three, so that a busy machine does not fail it.
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=1.0) > 0.15:
+        seconds.append(measure_import()["seconds"])
+    assert min(seconds) <= 0.15, f"import cnnzoo took {seconds} s after import timm"

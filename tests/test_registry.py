@@ -1,0 +1,193 @@
+"""Names: what can be created, listed and wished for, through cnnzoo and through timm."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from helpers import MODELS, cost, fill, native_size
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import cnnzoo
+from cnnzoo import checkpoints
+from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
+
+# -- listing -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_sorted_and_holds_only_models_of_the_zoo():
+    assert cnnzoo.list_models() == sorted(set(MODELS))
+    assert not {"resnet18", "vgg11", "regnetx_002"} & set(cnnzoo.list_models())
+    for name in MODELS:
+        assert timm.model_entrypoint(name).__module__.startswith("cnnzoo.models.")
+
+
+def test_a_wildcard_lists_what_it_matches():
+    assert cnnzoo.list_models("lenet_*") == [n for n in MODELS if n.startswith("lenet_")]
+    assert cnnzoo.list_models("*_tiny") == [n for n in MODELS if n.endswith("_tiny")]
+    assert cnnzoo.list_models(["*_tiny", "lenet_tiny", "*_d2l"]) == [n for n in MODELS if n.endswith(("_tiny", "_d2l"))]
+    assert cnnzoo.list_models("resnext_small") == ["resnext_small"]
+    assert cnnzoo.list_models("resnet18") == cnnzoo.list_models("nothing*") == cnnzoo.list_models([]) == []
+
+
+def test_timm_lists_the_zoo_after_the_import():
+    assert set(MODELS) < set(timm.list_models())
+    assert set(cnnzoo.list_models("resnext_*")) <= set(timm.list_models("resnext_*"))
+    assert all(timm.is_model(name) for name in MODELS)
+    assert set(cnnzoo.list_models("lenet*")) == set(timm.list_models("lenet*")) == set(timm.list_models(module="lenet"))
+
+
+def test_the_pretrained_list_is_the_list_of_checkpoint_folders():
+    on_disk = sorted(p.parent.name for p in checkpoints.root().glob("*/config.json"))
+    assert cnnzoo.list_pretrained() == on_disk
+    assert all(name.split(".")[0] in MODELS for name in on_disk)
+    assert {n for n in timm.list_pretrained() if n.split(".")[0] in MODELS} == set(on_disk)
+    assert cnnzoo.list_pretrained("nothing*") == []
+
+
+# -- names are promises --------------------------------------------------------------------------------------------------
+
+BUDGETS = dict(  # parameters, multiply-accumulates
+    tiny=(100_000, 12_000_000), small=(300_000, 40_000_000), base=(1_000_000, 150_000_000), large=(5_000_000, 700_000_000)
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_name_is_family_and_size_or_the_textbooks(name):
+    assert re.fullmatch(r"[a-z][a-z0-9_]*_(tiny|small|base|large|d2l)", name)
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.endswith("_d2l")])
+def test_a_size_is_a_budget_that_is_kept_and_used(name):
+    params, macs = BUDGETS[name.rsplit("_", 1)[1]]
+    assert native_size(name) == (1, 28, 28)
+    assert cost(name).params <= params
+    assert cost(name).macs <= macs
+    if not name.startswith("lenet"):
+        assert cost(name).params >= 0.6 * params
+
+
+# -- creating ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cnnzoo_and_timm_create_the_same_model(name):
+    ours, timms = cnnzoo.create_model(name, device="meta"), timm.create_model(name, device="meta")
+    assert type(ours) is type(timms)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in timms.state_dict().items()}
+    assert ours.pretrained_cfg["architecture"] == name
+
+
+def test_keywords_reach_the_model():
+    model = cnnzoo.create_model("lenet_tiny", num_classes=3, in_chans=2, drop_rate=0.25, device="meta")
+    assert (model.num_classes, model.in_chans, model.drop_rate) == (3, 2, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("resnext_smal", "resnext_small"), ("lenet-tiny", "lenet_tiny"), ("ResNet_base", "resnet_base"), ("lenet", "lenet_tiny")],
+)
+def test_an_unknown_model_suggests_the_nearest(typed, meant):
+    with pytest.raises(UnknownNameError, match=rf"{typed}.*Did you mean.*{meant}.*list_models"):
+        cnnzoo.create_model(typed)
+
+
+def test_a_model_that_only_timm_has_says_so():
+    with pytest.raises(UnknownNameError, match="resnet18.*timm has it: use timm.create_model"):
+        cnnzoo.create_model("resnet18")
+
+
+def test_an_unknown_tag_says_which_there_are():
+    with pytest.raises(UnknownNameError, match="tag of lenet_tiny.*'imagenet'.*list_pretrained"):
+        cnnzoo.create_model("lenet_tiny.imagenet")
+
+
+@given(st.text(max_size=30))
+def test_no_text_is_taken_for_a_name_by_accident(text):
+    if text in MODELS or text in cnnzoo.list_pretrained() or ":" in text:
+        return
+    with pytest.raises(CnnzooError):
+        cnnzoo.create_model(text)
+
+
+def test_weights_that_do_not_exist_yet_are_an_error_that_says_where_to_look():
+    trained = {name.split(".")[0] for name in cnnzoo.list_pretrained()}
+    for name in [n for n in MODELS if n not in trained][:3]:
+        with pytest.raises(CheckpointError, match=f"{name} has no pretrained weights yet.*list_pretrained.*pretrained=False"):
+            cnnzoo.create_model(name, pretrained=True)
+
+
+# -- tags, with a checkpoint made for the test ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to import cnnzoo from, laid out as a wheel installs it, with two checkpoints of lenet_tiny inside."""
+    site = tmp_path_factory.mktemp("site")
+    package = Path(cnnzoo.__file__).parent
+    shutil.copytree(package, site / "cnnzoo", ignore=shutil.ignore_patterns("hub_configs", "__pycache__"))
+    for tag, mean in (("fashion_mnist", 0.286), ("other", 0.5)):
+        folder = site / "cnnzoo" / "hub_configs" / f"lenet_tiny.{tag}"
+        folder.mkdir(parents=True)
+        weights = folder / checkpoints.WEIGHTS
+        save_file(fill(cnnzoo.create_model("lenet_tiny")).state_dict(), weights)
+        cfg = dict(tag=tag, input_size=[1, 28, 28], num_classes=10, mean=[mean], std=[0.353], fixed_input_size=True)
+        config = dict(architecture="lenet_tiny", num_classes=10, label_names=list("abcdefghij"), pretrained_cfg=cfg)
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "metrics.json").write_text(json.dumps(dict(sha256=checkpoints.sha256(weights))))
+    return site
+
+
+_PRELUDE = """
+import socket
+def refuse(*args): raise OSError("the network was tried")
+socket.socket.connect = socket.getaddrinfo = refuse
+import timm, torch, cnnzoo
+print(cnnzoo.__file__)
+x = torch.linspace(-1, 1, 784).view(1, 1, 28, 28)
+"""
+
+
+def run_installed(site: Path, code: str) -> subprocess.CompletedProcess:
+    """Runs code in a fresh process in that installation, offline."""
+    command = f"import sys; sys.path.insert(0, {str(site)!r})\n{_PRELUDE}{code}"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=site)
+    assert run.stdout.startswith(str(site)), run.stdout + run.stderr
+    return run
+
+
+def test_a_checkpoint_folder_is_all_it_takes_to_be_pretrained(installed):
+    run = run_installed(installed, """
+names = ["lenet_tiny.fashion_mnist", "lenet_tiny.other"]
+assert cnnzoo.list_pretrained() == names
+assert [n for n in timm.list_pretrained() if n.startswith("lenet")] == names
+assert "lenet_tiny.other" in timm.list_models("lenet*", include_tags=True)
+assert timm.models.is_model_pretrained("lenet_tiny") and not timm.models.is_model_pretrained("lenet_small")
+for create in (cnnzoo.create_model, timm.create_model):
+    model = create("lenet_tiny", pretrained=True).eval()
+    assert model.pretrained_cfg["tag"] == "fashion_mnist"
+    assert model.pretrained_cfg["label_names"] == tuple("abcdefghij")
+    other = create("lenet_tiny.other", pretrained=True).eval()
+    assert other.pretrained_cfg["mean"] == (0.5,)
+    assert torch.equal(model(x), other(x))
+    rgb = create("lenet_tiny", pretrained=True, in_chans=3).eval()
+    torch.testing.assert_close(rgb(x.expand(-1, 3, -1, -1)), model(x), rtol=1e-4, atol=1e-4)
+    five = create("lenet_tiny", pretrained=True, num_classes=5).eval()
+    assert five(x).shape == (1, 5)
+    assert torch.equal(five.forward_features(x), model.forward_features(x))
+    assert torch.equal(create("lenet_tiny", pretrained=True, num_classes=0).eval()(x), model.forward_head(
+        model.forward_features(x), pre_logits=True))
+    assert len(create("lenet_tiny", pretrained=True, features_only=True)(x)) == 3
+""")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+def test_without_the_import_timm_does_not_know_the_zoo():
+    code = "import timm; assert not timm.is_model('resnext_small') and not timm.list_models('lenet*')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
