@@ -517,7 +517,7 @@ def test_a_symbolic_trace_gives_what_eager_gives(model, name):
 # What is wrong, a batch that has it, and the three things the message must say: given, allowed, what to type.
 BAD = {
     "wrong_channels": (lambda m, c, h, w: (2, c + 1, h, w), "{c1} channels", "takes {c}", "in_chans={c1}"),
-    "too_small": (lambda m, c, h, w: (2, c, m.min_size[0] - 1, m.min_size[1] - 1), "{s1}x{s1}", "{s}x{s}", "create_transform"),
+    "too_small": (lambda m, c, h, w: (2, c, *(s - 1 for s in m.min_size)), "{s1}x{s1}", "{s}x{s}", "create_transform"),
     "too_small_along_one_axis": (lambda m, c, h, w: (2, c, m.min_size[0], 1), "{s}x1 ", "{s}x{s}", "create_transform"),
     "empty_batch": (lambda m, c, h, w: (0, c, h, w), "empty batch", "at least one", "Skip"),
     "three_dimensions": (lambda m, c, h, w: (c, h, w), "3 dimensions", r"\(B, C, H, W\)", r"x\[None\]"),

@@ -1,4 +1,4 @@
-"""Data sets: where they are looked for, how damage and absence are reported, where they come from, what a batch is made of."""
+"""Data sets: where they are looked for, how damage is reported, where they come from, what a batch is made of."""
 
 import gzip
 import hashlib
