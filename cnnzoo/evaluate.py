@@ -12,6 +12,8 @@ from tqdm import tqdm
 from .data import Split, create_transform, normalize, open_image
 from .errors import InputError
 
+_CHUNK = 256  # images that predict holds as tensors at a time
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -139,15 +141,17 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
         raise InputError(f"topk={topk} was given, allowed is 1 to {model.num_classes}. Pass topk=1, say.")
     transform = create_transform(model)
     reference = next(model.parameters())
-    x = torch.stack([transform(open_image(image)) for image in batch]).to(reference)  # (B, C, H, W)
     was_training = model.training
     model.eval()
+    chunks = []
     try:
         with torch.inference_mode():
-            probabilities = model(x).float().softmax(1).cpu()
+            for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
+                tensors = [transform(open_image(image)) for image in batch[start : start + _CHUNK]]
+                chunks.append(model(torch.stack(tensors).to(reference)).float().softmax(1).cpu())
     finally:
         model.train(was_training)
-    values, classes = probabilities.topk(topk)
+    values, classes = torch.cat(chunks).topk(topk)
     labels = class_labels(model)
     answers = [
         [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]

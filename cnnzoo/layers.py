@@ -136,13 +136,10 @@ def init_weights(module: nn.Module, scheme: str) -> None:
             m.zero_init_last()
 
 
-def small_stem(in_chans: int, chs: tuple[int, ...], strides: tuple[int, ...], **dd) -> Stage:
-    """A stem for small images: 3x3 convolutions, each with batch norm and ReLU."""
-    layers, reduction = [], 1
-    for out_chs, stride in zip(chs, strides, strict=True):
-        layers.append(ConvNormAct(in_chans, out_chs, 3, stride, **dd))
-        in_chans, reduction = out_chs, reduction * stride
-    return Stage(*layers, num_chs=in_chans, reduction=reduction)
+def small_stem(in_chans: int, chs: tuple[int, ...], **dd) -> Stage:
+    """A stem for small images, at their full resolution: 3x3 convolutions, each with batch norm and ReLU."""
+    layers = [ConvNormAct(i, o, 3, **dd) for i, o in zip((in_chans, *chs), chs, strict=False)]
+    return Stage(*layers, num_chs=chs[-1], reduction=1)
 
 
 def textbook_stem(in_chans: int, chs: int, **dd) -> Stage:

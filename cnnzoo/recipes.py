@@ -36,7 +36,7 @@ class Recipe:
 
     model: str
     dataset: str = "fashion_mnist"
-    epochs: int = 25
+    epochs: int = 30
     batch_size: int = 128
     opt: str = "sgd"
     lr: float = 0.15
@@ -103,7 +103,7 @@ def override(recipe: Recipe, **fields: Any) -> Recipe:
 
 
 def standard(model: str) -> Recipe:
-    """The recipe of the published weights: SGD, cosine, flip, shift, cutout, EMA, 25 epochs.
+    """The recipe of the published weights: SGD, cosine, flip, shift, cutout, EMA, 30 epochs.
 
     Command: `cnnzoo train resnext_small --out runs/resnext_small`. README says what it gives and how long it takes.
     """

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_bf16_available
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -87,7 +89,7 @@ def train(
     if device not in (None, "cpu"):
         raise CnnzooError(f"device={device!r} was given, allowed is 'cpu'. Leave it out to use the accelerator there is.")
     out = Path(out)
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if recipe.amp == "bf16" else "no")
+    accelerator = _accelerator(recipe, device)
     split = data.load_split(recipe.dataset, "fit" if holdout else "train", data_dir=data_dir, download=download)
     judge = data.load_split(recipe.dataset, "holdout" if holdout else "test", data_dir=data_dir, download=download)
     split = split.to(accelerator.device)
@@ -108,6 +110,14 @@ def train(
             _save(run)
     _run_epochs(run, split, judge if holdout else None)
     return _finish(run, judge, holdout)
+
+
+def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
+    # accelerate keeps the first run's precision for the whole process; a second run may want another.
+    AcceleratorState._reset_state()
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else is_bf16_available()
+    return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if recipe.amp == "bf16" and has_bf16 else "no")
 
 
 def _make_folder(out: Path, resume: bool) -> None:

@@ -67,7 +67,7 @@ class ResNet(ConvNet):
         if textbook:
             stem = textbook_stem(self.in_chans, widths[0], **dd)
         else:
-            stem = small_stem(self.in_chans, widths[:1], (1,), **dd)
+            stem = small_stem(self.in_chans, widths[:1], **dd)
         block = partial(BasicBlock, textbook=textbook, **dd)
         stages = residual_stages(block, stem, widths, depths, strides, self.drop_path_rate)
         self.assemble(stem, stages, weight_init="xavier" if textbook else "kaiming")

@@ -2,12 +2,13 @@
 
 Paper: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks" (2017), https://arxiv.org/abs/1611.05431
 What differs: a stem for 28x28 images, two or three stages that end at 7x7, a group *width* instead of a group count (the
-groups grow with the channels), a bottleneck as wide as the block.
+groups grow with the channels), a bottleneck as wide as the block, and squeeze-and-excitation at the end of each block (Hu et
+al., 2018, https://arxiv.org/abs/1709.01507).
 """
 
 from functools import partial
 
-from timm.layers import ConvNormAct, DropPath
+from timm.layers import ConvNormAct, DropPath, SEModule
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ class ResNeXtBlock(nn.Module):
         in_chs, out_chs: Channels in and out.
         stride: Of the 3x3 convolution and the shortcut.
         group_width: Channels per group; the number of groups is `out_chs` divided by it.
+        se_ratio: Width of the squeeze-and-excitation layers as a multiple of `out_chs`; 0 for none.
         bias: Give the convolutions a bias, as the textbook does.
         drop_path: Probability of dropping the block in training.
     """
@@ -35,6 +37,7 @@ class ResNeXtBlock(nn.Module):
         stride: int = 1,
         *,
         group_width: int = 16,
+        se_ratio: float = 0.0,
         bias: bool = False,
         drop_path: float = 0.0,
         **dd,
@@ -43,6 +46,7 @@ class ResNeXtBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
         self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
         self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)
+        self.se = SEModule(out_chs, rd_channels=round(out_chs * se_ratio), **dd) if se_ratio else nn.Identity()
         self.shortcut = shortcut(in_chs, out_chs, stride, bias=bias, **dd)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -51,7 +55,7 @@ class ResNeXtBlock(nn.Module):
         nn.init.zeros_(self.conv3.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv3(self.conv2(self.conv1(x)))
+        y = self.se(self.conv3(self.conv2(self.conv1(x))))
         return self.act(self.drop_path(y) + self.shortcut(x))
 
 
@@ -60,8 +64,8 @@ class ResNeXt(ConvNet):
 
     Args:
         widths, depths, strides: Channels, blocks and first stride of each stage.
-        stem, stem_strides: Channels and strides of the stem's 3x3 convolutions.
-        group_width: See `ResNeXtBlock`.
+        stem: Channels of the stem's 3x3 convolutions.
+        group_width, se_ratio: See `ResNeXtBlock`.
         textbook: Build it of the book's parts: 7x7 stem of `stem[0]` channels with pooling, biases, Xavier start.
         common: See `ConvNet`.
     """
@@ -72,8 +76,8 @@ class ResNeXt(ConvNet):
         depths: tuple[int, ...],
         strides: tuple[int, ...],
         stem: tuple[int, ...] = (64,),
-        stem_strides: tuple[int, ...] = (1,),
         group_width: int = 16,
+        se_ratio: float = 0.0,
         textbook: bool = False,
         **common,
     ) -> None:
@@ -82,20 +86,19 @@ class ResNeXt(ConvNet):
         if textbook:
             first = textbook_stem(self.in_chans, stem[0], **dd)
         else:
-            first = small_stem(self.in_chans, stem, stem_strides, **dd)
-        block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
+            first = small_stem(self.in_chans, stem, **dd)
+        block = partial(ResNeXtBlock, group_width=group_width, se_ratio=se_ratio, bias=textbook, **dd)
         stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
         self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
 
 
-_SMALL = dict(strides=(1, 2), stem_strides=(1, 2))
-_DEEP = dict(strides=(1, 2, 2), stem_strides=(1,))
+_SE = dict(se_ratio=1 / 8)
 
 SIZES = dict(
-    resnext_tiny=dict(_SMALL, stem=(16, 48), widths=(48, 80), depths=(2, 2)),
-    resnext_small=dict(_SMALL, stem=(32, 64), widths=(64, 128), depths=(2, 3), group_width=32),
-    resnext_base=dict(_DEEP, stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), group_width=32),
-    resnext_large=dict(_DEEP, stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), group_width=32),
+    resnext_tiny=dict(_SE, stem=(16, 16), widths=(48, 80), depths=(2, 2), strides=(2, 2)),
+    resnext_small=dict(_SE, stem=(32, 32), widths=(64, 128), depths=(2, 3), strides=(2, 2), group_width=32),
+    resnext_base=dict(_SE, stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), strides=(1, 2, 2), group_width=32),
+    resnext_large=dict(_SE, stem=(96,), widths=(96, 256, 512), depths=(3, 6, 4), strides=(1, 2, 2), group_width=32),
 )
 TEXTBOOK = dict(
     resnext18_d2l=dict(stem=(64,), widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), strides=(1, 2, 2, 2), textbook=True)

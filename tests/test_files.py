@@ -1,0 +1,68 @@
+"""Nothing is ever half-written."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from cnnzoo.errors import CnnzooError
+from cnnzoo.files import atomic, write_json
+
+
+def test_the_file_appears_whole_and_readable(tmp_path):
+    path = tmp_path / "file.json"
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044 & ~_umask()
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file.json"
+    path.write_text("old")
+    with pytest.raises(CnnzooError if isinstance(error, OSError) else type(error)):
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_full_disk_is_named_with_the_path_and_what_to_do(tmp_path):
+    with pytest.raises(CnnzooError) as caught:
+        with atomic(tmp_path / "file"):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    assert str(tmp_path / "file") in str(caught.value)
+    assert "Free some space" in str(caught.value)
+
+
+def test_a_runtime_error_of_another_kind_passes_through(tmp_path):
+    with pytest.raises(RuntimeError, match="shape"):
+        with atomic(tmp_path / "file"):
+            raise RuntimeError("shape mismatch")
+
+
+def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(CnnzooError, match="could not be written"):
+        write_json(tmp_path / "no" / "file.json", {})
+
+
+def test_a_really_full_disk_is_survived(tmp_path):
+    """/dev/full refuses every write, as a full disk does."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(CnnzooError, match="No space left"):
+        with atomic(tmp_path / "file"):
+            with open("/dev/full", "w") as f:
+                f.write("x" * 100_000)
+    assert os.listdir(tmp_path) == []
