@@ -54,7 +54,8 @@ def batch_for(model: nn.Module, name: str, size: int = 2) -> Tensor:
 
 def need_numbers(name: str) -> None:
     if is_large(name):
-        pytest.skip(f"{name} has {cost(name).params:,} parameters: on the meta device here, which holds no numbers")
+        size = f"{cost(name).params:,} parameters, {cost(name).macs:,} multiply-accumulates"
+        pytest.skip(f"{name} has {size}: on the meta device here, which holds no numbers")
 
 
 # -- what comes out ------------------------------------------------------------------------------------------------------
@@ -271,6 +272,7 @@ def test_reset_classifier_without_pooling_gives_the_feature_map(model, name):
     expected = model.forward_features(x)
     model.reset_classifier(0, "")
     assert_same(model(x), expected)
+    assert model.head_hidden_size == model.num_features
 
 
 def test_reset_classifier_and_back_keeps_the_pooling_and_the_rest(model, name):
@@ -288,13 +290,15 @@ def test_reset_classifier_and_back_keeps_the_pooling_and_the_rest(model, name):
     assert not any(m.training for m in model.modules())
 
 
-def test_reset_classifier_can_take_another_pooling(model, name):
-    model.reset_classifier(5, "max")
-    assert model.global_pool == "max"
-    assert model(batch_for(model, name)).shape == (2, 5)
-    assert model.forward_head(model.forward_features(batch_for(model, name)), pre_logits=True).shape == (
-        2, model.head_hidden_size,
-    )  # fmt: skip
+@pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "catavgmax"])
+def test_reset_classifier_can_take_another_pooling(model, name, pooling):
+    x = batch_for(model, name)
+    model.reset_classifier(5, pooling)
+    assert model.global_pool == pooling
+    assert model(x).shape == (2, 5)
+    assert model.forward_head(model.forward_features(x), pre_logits=True).shape == (2, model.head_hidden_size)
+    built = timm.create_model(name, num_classes=5, global_pool=pooling, device="meta")
+    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
 
 def test_a_classifier_on_an_unpooled_map_is_refused(model):
@@ -302,12 +306,11 @@ def test_a_classifier_on_an_unpooled_map_is_refused(model):
         model.reset_classifier(3, "")
 
 
-def test_a_classifier_after_the_bare_feature_map_brings_the_pooling_back(model, name):
+def test_a_classifier_after_the_bare_feature_map_brings_a_pooling_along(model, name):
     x = batch_for(model, name)
-    pooling = model.global_pool
     model.reset_classifier(0, "")
     model.reset_classifier(3)
-    assert model.global_pool == pooling
+    assert model.global_pool != ""
     assert model(x).shape == (2, 3)
     assert not any(m.training for m in model.modules())
     bare = timm.create_model(name, num_classes=0, global_pool="", device="meta")
@@ -514,7 +517,7 @@ def test_a_symbolic_trace_gives_what_eager_gives(model, name):
 # What is wrong, a batch that has it, and the three things the message must say: given, allowed, what to type.
 BAD = {
     "wrong_channels": (lambda m, c, h, w: (2, c + 1, h, w), "{c1} channels", "takes {c}", "in_chans={c1}"),
-    "too_small": (lambda m, c, h, w: (2, c, m.min_size[0] - 1, m.min_size[1] - 1), "{s1}x{s1}", "{s}x{s}", "create_transform"),
+    "too_small": (lambda m, c, h, w: (2, c, *(s - 1 for s in m.min_size)), "{s1}x{s1}", "{s}x{s}", "create_transform"),
     "too_small_along_one_axis": (lambda m, c, h, w: (2, c, m.min_size[0], 1), "{s}x1 ", "{s}x{s}", "create_transform"),
     "empty_batch": (lambda m, c, h, w: (0, c, h, w), "empty batch", "at least one", "Skip"),
     "three_dimensions": (lambda m, c, h, w: (c, h, w), "3 dimensions", r"\(B, C, H, W\)", r"x\[None\]"),

@@ -1,4 +1,4 @@
-"""Data sets: where they are looked for, how damage and absence are reported, where they come from, what a batch is made of."""
+"""Data sets: where they are looked for, how damage is reported, where they come from, what a batch is made of."""
 
 import gzip
 import hashlib
@@ -248,7 +248,7 @@ class Mirrors:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def address(self, kind: str) -> str:
         return f"http://127.0.0.1:{self.server.server_port}/{kind}/"

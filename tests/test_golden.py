@@ -17,7 +17,7 @@ from cnnzoo.files import atomic
 PATH = Path(__file__).parent / "golden.csv"
 LOGITS = ("logit0", "logit1", "logit2", "logit3")
 COLUMNS = ("model", "params", "macs", "num_features", "head_hidden_size", "pool", *LOGITS)
-ACCEPT = "If that was meant: `pytest tests/test_golden.py --accept` rewrites tests/golden.csv; read its diff, then commit it."
+ACCEPT = "If that was meant: `pytest tests/test_golden.py --accept` rewrites golden.csv; read its diff, then commit."
 
 
 def logits(name: str) -> list[str]:
@@ -34,7 +34,8 @@ def row(name: str) -> dict[str, str]:
     model = timm.create_model(name, device="meta")
     size = cost(name)
     pool = model.forward_features(images(name, 1, device="meta")).shape[2:]
-    values = (name, size.params, size.macs, model.num_features, model.head_hidden_size, f"{pool[0]}x{pool[1]}", *logits(name))
+    shapes = (model.num_features, model.head_hidden_size, f"{pool[0]}x{pool[1]}")
+    values = (name, size.params, size.macs, *shapes, *logits(name))
     return dict(zip(COLUMNS, map(str, values), strict=True))
 
 

@@ -60,8 +60,8 @@ class Report:
         """Notes the outcome; a failure in set-up or tear-down counts."""
         entry = self.tests[report.nodeid]
         if report.when == "call" or report.outcome != "passed":
-            detail = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else str(report.longrepr or "")
-            entry.update(outcome=report.outcome, detail=detail[-3000:])
+            why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr  # a tuple where skipped
+            entry.update(outcome=report.outcome, detail=str(why or "")[-3000:])
 
     def pytest_sessionfinish(self) -> None:
         """Writes the report."""
