@@ -125,6 +125,19 @@ def info(model: str, as_json: bool) -> None:
         click.echo(f"{key:<11} {value}")
 
 
+@main.command("summary")
+@click.argument("model")
+@click.option("--depth", default=2, show_default=True, help="Levels of nested modules to list.")
+@_json
+def summary_(model: str, depth: int, as_json: bool) -> None:
+    """Show the layers of MODEL: shapes, parameters, multiply-accumulates, receptive fields."""
+    from . import registry, summary
+
+    network = registry.create_model(model, device="meta")  # shapes need no numbers
+    found = summary.summarize(network, network.pretrained_cfg["input_size"], depth=depth)
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)
+
+
 @main.command("eval")
 @click.argument("model")
 @click.option("--split", default="test", show_default=True, help="test, train, fit or holdout.")

@@ -27,7 +27,7 @@ def image(tmp_path):
 
 
 def test_help_names_every_command():
-    for command in ("demo", "list", "info", "eval", "predict", "train"):
+    for command in ("demo", "list", "info", "summary", "eval", "predict", "train", "build"):
         assert command in run("--help").output
         assert run(command, "--help").output
 
@@ -60,6 +60,15 @@ def test_info_shows_size_cost_and_accuracy():
     assert "285,674" in text
     assert f"{checkpoints.metrics('resnext_small.fashion_mnist')['top1']:.2f} %" in text
     assert json.loads(run("info", "resnext_small", "--json").output)["params"] == 285_674
+
+
+def test_summary_lists_layers_with_totals():
+    text = run("summary", "lenet_d2l").output
+    assert "61,706" in text
+    assert "16x5x5" in text
+    found = json.loads(run("summary", "lenet_d2l", "--depth", "1", "--json").output)
+    assert [layer["path"] for layer in found["layers"]] == ["stem", "stages", "head"]
+    run("summary", "lenet_d2l", "--depth", "0", code=1)
 
 
 def test_predict_prints_a_row_per_image(image):
