@@ -2,13 +2,12 @@
 
 Paper: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks" (2017), https://arxiv.org/abs/1611.05431
 What differs: a stem for 28x28 images, two or three stages that end at 7x7, a group *width* instead of a group count (the
-groups grow with the channels), a bottleneck as wide as the block, and squeeze-and-excitation at the end of each block (Hu et
-al., 2018, https://arxiv.org/abs/1709.01507).
+groups grow with the channels), a bottleneck as wide as the block.
 """
 
 from functools import partial
 
-from timm.layers import ConvNormAct, DropPath, SEModule
+from timm.layers import ConvNormAct, DropPath
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ class ResNeXtBlock(nn.Module):
         in_chs, out_chs: Channels in and out.
         stride: Of the 3x3 convolution and the shortcut.
         group_width: Channels per group; the number of groups is `out_chs` divided by it.
-        se_ratio: Width of the squeeze-and-excitation layers as a multiple of `out_chs`; 0 for none.
         bias: Give the convolutions a bias, as the textbook does.
         drop_path: Probability of dropping the block in training.
     """
@@ -37,7 +35,6 @@ class ResNeXtBlock(nn.Module):
         stride: int = 1,
         *,
         group_width: int = 16,
-        se_ratio: float = 0.0,
         bias: bool = False,
         drop_path: float = 0.0,
         **dd,
@@ -46,7 +43,6 @@ class ResNeXtBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
         self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
         self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)
-        self.se = SEModule(out_chs, rd_channels=round(out_chs * se_ratio), **dd) if se_ratio else nn.Identity()
         self.shortcut = shortcut(in_chs, out_chs, stride, bias=bias, **dd)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.act = nn.ReLU(inplace=True)
@@ -55,7 +51,7 @@ class ResNeXtBlock(nn.Module):
         nn.init.zeros_(self.conv3.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.se(self.conv3(self.conv2(self.conv1(x))))
+        y = self.conv3(self.conv2(self.conv1(x)))
         return self.act(self.drop_path(y) + self.shortcut(x))
 
 
@@ -65,7 +61,7 @@ class ResNeXt(ConvNet):
     Args:
         widths, depths, strides: Channels, blocks and first stride of each stage.
         stem: Channels of the stem's 3x3 convolutions.
-        group_width, se_ratio: See `ResNeXtBlock`.
+        group_width: See `ResNeXtBlock`.
         textbook: Build it of the book's parts: 7x7 stem of `stem[0]` channels with pooling, biases, Xavier start.
         common: See `ConvNet`.
     """
@@ -77,7 +73,6 @@ class ResNeXt(ConvNet):
         strides: tuple[int, ...],
         stem: tuple[int, ...] = (64,),
         group_width: int = 16,
-        se_ratio: float = 0.0,
         textbook: bool = False,
         **common,
     ) -> None:
@@ -87,18 +82,16 @@ class ResNeXt(ConvNet):
             first = textbook_stem(self.in_chans, stem[0], **dd)
         else:
             first = small_stem(self.in_chans, stem, **dd)
-        block = partial(ResNeXtBlock, group_width=group_width, se_ratio=se_ratio, bias=textbook, **dd)
+        block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
         stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
         self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
 
 
-_SE = dict(se_ratio=1 / 8)
-
 SIZES = dict(
-    resnext_tiny=dict(_SE, stem=(16, 16), widths=(48, 80), depths=(2, 2), strides=(2, 2)),
-    resnext_small=dict(_SE, stem=(32, 32), widths=(64, 128), depths=(2, 3), strides=(2, 2), group_width=32),
-    resnext_base=dict(_SE, stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), strides=(1, 2, 2), group_width=32),
-    resnext_large=dict(_SE, stem=(96,), widths=(96, 256, 512), depths=(3, 6, 4), strides=(1, 2, 2), group_width=32),
+    resnext_tiny=dict(stem=(16, 16), widths=(48, 80), depths=(2, 2), strides=(2, 2)),
+    resnext_small=dict(stem=(32, 32), widths=(64, 128), depths=(2, 3), strides=(2, 2), group_width=32),
+    resnext_base=dict(stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), strides=(1, 2, 2), group_width=32),
+    resnext_large=dict(stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), strides=(1, 2, 2), group_width=32),
 )
 TEXTBOOK = dict(
     resnext18_d2l=dict(stem=(64,), widths=(64, 128, 256, 512), depths=(2, 2, 2, 2), strides=(1, 2, 2, 2), textbook=True)
