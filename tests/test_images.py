@@ -108,6 +108,13 @@ def test_black_is_black_and_white_is_white_in_every_mode(transform, mode, level)
     torch.testing.assert_close(out, torch.full_like(out, (level - MEAN) / STD), rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.uint16])
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped(transform, kind):
+    pixels = np.arange(784).reshape(28, 28) % 256
+    eight, sixteen = Image.fromarray(pixels.astype(np.uint8)), Image.fromarray((pixels * 257).astype(kind))
+    assert torch.equal(transform(sixteen), transform(eight))
+
+
 def test_what_is_transparent_becomes_black(transform):
     clear = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
     out = transform(clear)
