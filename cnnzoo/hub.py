@@ -16,6 +16,56 @@ from .datasets import DatasetInfo, get_dataset_info
 from .errors import CheckpointError
 from .files import atomic, write_json
 
+_CARD = """---
+{header}
+---
+
+# {name}
+
+`{m[model]}` of cnnzoo, trained on {info.title}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates for one
+{input_size} image.
+
+```python
+import cnnzoo  # registers the model with timm
+import timm
+
+model = timm.create_model("hf-hub:{org}/{name}", pretrained=True).eval()
+```
+
+## Accuracy
+
+| | |
+|---|---|
+| top-1, test set | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
+| {mean_name} | {mean} % (n = {count}) |
+| with flip test-time augmentation | {m[top1_tta]:.2f} % |
+| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} % |
+| top-1, holdout of the run without it | {m[holdout_top1]:.2f} % |
+
+Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights. Choices were made on
+the last {info.holdout:,} training images, by runs that did not train on them; the test set was read once, after training. A
+difference of less than 0.45 points between single runs means nothing.
+
+Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
+
+## Recipe
+
+```json
+{recipe}
+```
+
+## Data
+
+The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
+
+{md5s}
+
+## Use and limits
+
+For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten classes
+and nothing else: a picture of anything else gets one of them too. Weights and code: Apache-2.0. sha256 of the weights: `{m[sha256]}`.
+"""
+
 CONFIG, METRICS, RECIPE, CARD = "config.json", "metrics.json", "recipe.json", "README.md"
 
 
@@ -110,68 +160,35 @@ def config(arch: str, weights: Path, info: DatasetInfo) -> dict[str, Any]:
 def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
     """The model card of a checkpoint, generated from its metrics and recipe."""
     info = get_dataset_info(recipe["dataset"])
-    data = ModelCardData(
+    std = metrics["top1_std"]
+    return _CARD.format(
+        header=_card_header(name, metrics, info),
+        name=name,
+        org=checkpoints.HUB_ORG,
+        info=info,
+        m=metrics,
+        input_size="x".join(map(str, info.image_size)),
+        millions=metrics["macs"] / 1e6,
+        mean_name="mean" if std is None else "mean ± standard deviation",
+        mean=f"{metrics['top1_mean']:.2f}" if std is None else f"{metrics['top1_mean']:.2f} ± {std:.2f}",
+        count=len(metrics["seeds"]),
+        recipe=json.dumps(recipe, indent=2),
+        md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items()),
+    )
+
+
+def _card_header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
+    """The card's metadata as YAML, with the result in the Hub's model-index form."""
+    result = EvalResult(
+        task_type="image-classification", dataset_type=info.name, dataset_name=info.title, dataset_split="test",
+        metric_type="accuracy", metric_name="top-1", metric_value=round(metrics["top1"] / 100, 6),
+    )  # fmt: skip
+    return ModelCardData(
         license="apache-2.0",
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "cnnzoo", "grayscale"],
         datasets=[info.name],
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="image-classification", dataset_type=info.name, dataset_name=info.title, dataset_split="test",
-                metric_type="accuracy", metric_name="top-1", metric_value=round(metrics["top1"] / 100, 6),
-            )
-        ],
-    )  # fmt: skip
-    spread = f" ± {metrics['top1_std']}" if metrics["top1_std"] is not None else ""
-    md5s = "\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items())
-    return f"""---
-{data.to_yaml()}
----
-
-# {name}
-
-`{recipe["model"]}` of cnnzoo, trained on {info.title}: {metrics["params"]:,} parameters, {metrics["macs"] / 1e6:.1f} million
-multiply-accumulates for one {"x".join(map(str, info.image_size))} image.
-
-```python
-import cnnzoo  # registers the model with timm
-import timm
-
-model = timm.create_model("hf-hub:{checkpoints.HUB_ORG}/{name}", pretrained=True).eval()
-```
-
-## Accuracy
-
-| | |
-|---|---|
-| top-1, test set | {metrics["top1"]:.2f} % (these weights, seed {metrics["seed"]}) |
-| mean{" ± standard deviation" if spread else ""} | {metrics["top1_mean"]:.2f}{spread} % (n = {len(metrics["seeds"])}) |
-| with flip test-time augmentation | {metrics["top1_tta"]:.2f} % |
-| cross-entropy, calibration error | {metrics["loss"]:.4f}, {metrics["ece"]:.1f} % |
-| top-1, holdout of the run without it | {metrics["holdout_top1"]:.2f} % |
-
-Trained on all {info.num_train:,} training images for a fixed {metrics["epochs"]} epochs; these are the last (averaged) weights. Every choice
-was made on the last {info.holdout:,} training images, by a run that did not train on them; the test set was read once, after
-training. A difference of less than 0.45 points between single runs means nothing.
-
-Trained in {metrics["minutes"]:.0f} minutes on {metrics["hardware"]}, torch {metrics["torch"]}, timm {metrics["timm"]}, by `{metrics["command"]}`.
-
-## Recipe
-
-```json
-{json.dumps(recipe, indent=2)}
-```
-
-## Data
-
-The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
-
-{md5s}
-
-## Use and limits
-
-For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten classes
-and nothing else: a picture of anything else gets one of them too. Weights and code: Apache-2.0. sha256 of the weights: `{metrics["sha256"]}`.
-"""
+        eval_results=[result],
+    ).to_yaml()

@@ -1,0 +1,145 @@
+"""Data sets from their official files: found or fetched, checked against their md5, kept as tensors."""
+
+import gzip
+import hashlib
+import os
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..datasets import DatasetInfo, get_dataset_info
+from ..errors import DataError, unknown
+
+SPLITS = ("train", "fit", "holdout", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split, in memory.
+
+    Attributes:
+        images: uint8, `(N, C, H, W)`.
+        labels: int64, `(N,)`.
+        info: Facts about the data set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    info: DatasetInfo
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: slice | Tensor) -> "Split":
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+def default_data_dir() -> Path:
+    """`CNNZOO_DATA_DIR` if set, else `cnnzoo` in the user's cache folder."""
+    if given := os.environ.get("CNNZOO_DATA_DIR"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "cnnzoo"
+
+
+def load_split(
+    name: str = "fashion_mnist", split: str = "test", *, data_dir: str | Path | None = None, download: bool = False
+) -> Split:
+    """Reads one split of a data set, every file checked against its md5.
+
+    Args:
+        name: The data set.
+        split: `"train"` (all 60,000), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
+            without the last 5,000, and those.
+        data_dir: Folder that holds `FashionMNIST/raw`, as torchvision lays it out; `default_data_dir()` if None.
+        download: Fetch what is missing.
+
+    Raises:
+        DataError: A file is missing, truncated, altered or unreadable; the message says which and where it belongs.
+    """
+    info = get_dataset_info(name)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    folder = Path(data_dir or default_data_dir()).expanduser() / info.folder
+    names = list(info.files)[2:] if split == "test" else list(info.files)[:2]
+    if download:
+        fetch(info, folder, names)
+    images = _read_idx(info, folder, names[0])
+    labels = _read_idx(info, folder, names[1])
+    whole = Split(images.view(-1, *info.image_size), labels.long(), info)
+    if split == "fit":
+        return whole[: -info.holdout]
+    return whole[-info.holdout :] if split == "holdout" else whole
+
+
+def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
+    """Downloads the missing ones of `names` into `folder`, trying each mirror in turn.
+
+    Raises:
+        DataError: No mirror delivered a file with the right md5, or the folder cannot be written to.
+    """
+    from torchvision.datasets.utils import download_url
+
+    try:
+        names = [n for n in names if not ((folder / n).is_file() or (folder / n.removesuffix(".gz")).is_file())]
+        if names:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise _no_access(folder, e) from e
+    for name in names:
+        failures = []
+        for mirror in info.mirrors:
+            try:
+                # Under another name until its md5 is known to be right.
+                download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
+                os.replace(folder / f"{name}.part", folder / name)
+                break
+            except PermissionError as e:
+                raise _no_access(folder, e) from e
+            except (OSError, RuntimeError) as e:  # URLError is an OSError, a wrong md5 a RuntimeError
+                failures.append(f"{mirror}: {e}")
+                (folder / f"{name}.part").unlink(missing_ok=True)
+        else:
+            raise DataError(
+                f"{name} of {info.title} could not be downloaded ({'; '.join(failures)}). Go online and try again, or put "
+                f"the file (md5 {info.files[name]}, see {info.homepage}) into {folder}."
+            )
+
+
+def _no_access(folder: Path, e: OSError) -> DataError:
+    return DataError(
+        f"{folder} cannot be used ({e.strerror}). Choose another folder with data_dir= (--data-dir, CNNZOO_DATA_DIR)."
+    )
+
+
+def _read_idx(info: DatasetInfo, folder: Path, name: str) -> Tensor:
+    """Images `(N, H, W)` or labels `(N,)` of one idx file, as uint8."""
+    packed, plain = folder / name, folder / name.removesuffix(".gz")
+    path, expected = packed, info.files[name]
+    try:
+        if plain.exists() and not packed.exists():
+            path, expected = plain, info.unpacked[plain.name]
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise DataError(
+            f"{packed} of {info.title} is missing. Allowed is the official file, md5 {expected}. Pass the folder above "
+            f"{info.folder} as data_dir= (--data-dir, CNNZOO_DATA_DIR), or let it be downloaded: download=True (--download)."
+        ) from e
+    except OSError as e:
+        raise DataError(f"{path} cannot be read ({e.strerror}). Check its permissions or choose another data_dir.") from e
+    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path} is not the official file: its md5 is {found}, expected {expected} ({len(raw):,} bytes found). It is "
+            f"truncated or altered; delete it and download it again, or put the right one into {folder}."
+        )
+    content = bytearray(gzip.decompress(raw) if path == packed else raw)
+    dims = content[3]
+    shape = struct.unpack(f">{dims}I", content[4 : 4 + 4 * dims])  # the md5 was right, so the header is too
+    return torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * dims).view(shape)
