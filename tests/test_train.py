@@ -96,11 +96,10 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(recipe
         epochs.append(1)
         return real(*args)
 
-    monkeypatch.setattr(train, "_run_epoch", stop_after_two)
-    with pytest.raises(KeyboardInterrupt):
-        run(recipe, tmp_path / "cut", miniature)
-    monkeypatch.undo()
-    monkeypatch.setitem(train.data.get_dataset_info.__globals__["DATASETS"], "miniature", miniature[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_run_epoch", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, tmp_path / "cut", miniature)
     run(recipe, tmp_path / "cut", miniature, resume=True)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
@@ -147,7 +146,6 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe, tmp_path, miniature
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(CnnzooError, match="No space left"):
         run(recipe, tmp_path / "run", miniature)
-    monkeypatch.setattr(torch, "save", torch.serialization.save)
     assert not list((tmp_path / "run").glob(".*"))
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
 
