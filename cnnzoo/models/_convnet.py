@@ -117,7 +117,7 @@ class ConvNet(nn.Module):
             stem: Takes the images.
             stages: In order; each takes the one before.
             plain: Every layer takes the one before, so the size of a feature map follows from kernels, strides and
-                paddings. Other networks pad, and need as many pixels as the last stage's reduction.
+                paddings. Other networks pad so that as many pixels as the last stage's reduction are enough.
             img_size: Height and width of the image that a `"flatten"` head is built for, of plain networks only.
                 None where there is no such head.
             head_type: `Head`, or a kind of it.
@@ -130,7 +130,7 @@ class ConvNet(nn.Module):
         levels = [("stem", stem)] + [(f"stages.{i}", stage) for i, stage in enumerate(stages)]
         self.feature_info = [dict(num_chs=s.num_chs, reduction=s.reduction, module=name) for name, s in levels]
         self.num_features = stages[-1].num_chs
-        self.pooled_size = smallest_image(stem, *stages) if plain else stages[-1].reduction
+        self.pooled_size = max(stages[-1].reduction, smallest_image(stem, *stages) if plain else 0)
         self.img_size = (0, 0)
         feature_size = None
         if img_size is not None:
