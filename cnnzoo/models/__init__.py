@@ -1,5 +1,7 @@
 """The families. Importing this module registers every model with timm."""
 
+from . import alexnet as alexnet
+from . import convnet as convnet
 from . import lenet as lenet
 from . import resnet as resnet
 from . import resnext as resnext
