@@ -5,4 +5,5 @@ from . import convnet as convnet
 from . import lenet as lenet
 from . import resnet as resnet
 from . import resnext as resnext
+from . import vgg as vgg
 from ._convnet import ConvNet as ConvNet
