@@ -3,6 +3,7 @@
 from . import alexnet as alexnet
 from . import convnet as convnet
 from . import lenet as lenet
+from . import nin as nin
 from . import resnet as resnet
 from . import resnext as resnext
 from . import vgg as vgg
