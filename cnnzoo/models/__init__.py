@@ -5,7 +5,9 @@ from . import convnet as convnet
 from . import googlenet as googlenet
 from . import lenet as lenet
 from . import nin as nin
+from . import preact_resnet as preact_resnet
 from . import resnet as resnet
 from . import resnext as resnext
 from . import vgg as vgg
+from . import wide_resnet as wide_resnet
 from ._convnet import ConvNet as ConvNet
