@@ -2,6 +2,7 @@
 
 from . import alexnet as alexnet
 from . import convnet as convnet
+from . import densenet as densenet
 from . import googlenet as googlenet
 from . import lenet as lenet
 from . import nin as nin
