@@ -7,6 +7,7 @@ from . import googlenet as googlenet
 from . import lenet as lenet
 from . import nin as nin
 from . import preact_resnet as preact_resnet
+from . import regnet as regnet
 from . import resnet as resnet
 from . import resnext as resnext
 from . import vgg as vgg
