@@ -1,11 +1,15 @@
 """Building blocks that two families share and `timm.layers` lacks."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 
 from timm.layers import ConvNormAct, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from .errors import CnnzooError
+
+_ACTS = dict(relu=partial(nn.ReLU, inplace=True), sigmoid=nn.Sigmoid)
 
 
 class Stage(nn.Sequential):
@@ -22,6 +26,44 @@ class Stage(nn.Sequential):
         self.reduction = reduction
 
 
+class ConvAct(nn.Module):
+    """Convolution, by choice batch norm, activation. (timm's `ConvNormAct` has no activation without the norm.)
+
+    Args:
+        in_chs, out_chs: Channels in and out.
+        kernel_size, stride: Of the convolution.
+        padding: Of the convolution; `kernel_size // 2` if None.
+        norm: Batch norm in place of the convolution's bias.
+        act: `"relu"` or `"sigmoid"`.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int | None = None,
+        *,
+        norm: bool = True,
+        act: str = "relu",
+        **dd,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=not norm, **dd)
+        self.bn = nn.BatchNorm2d(out_chs, **dd) if norm else nn.Identity()
+        self.act = _ACTS[act]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+def linear_act(inputs: int, outputs: int, *, act: str = "relu", **dd) -> nn.Module:
+    """A hidden layer for `Head`: linear, activation."""
+    return nn.Sequential(nn.Linear(inputs, outputs, **dd), _ACTS[act]())
+
+
 class Head(nn.Module):
     """Pooling, optional hidden layers, dropout and classifier.
 
@@ -33,7 +75,7 @@ class Head(nn.Module):
         feature_size: Height and width of the last feature map, without which `"flatten"` is refused.
         hidden: Widths of the hidden layers.
         hidden_layer: Makes one hidden layer from (inputs, outputs, **dd); called once per width.
-        drop_rate: Dropout before the classifier, 0 to 1.
+        drop_rate: Dropout after each hidden layer and before the classifier, 0 to 1.
 
     Shape: `(B, in_features, H, W)` to `(B, num_classes)`.
     """
@@ -86,7 +128,10 @@ class Head(nn.Module):
                 width = outputs
         self.pre_logits = nn.Sequential(*layers)
         self.num_features = width
-        self.fc = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.fc = self._classifier(num_classes, dd)
+
+    def _classifier(self, num_classes: int, dd: dict) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, pool_type: str | None = None, *, device=None, dtype=None) -> None:
         """Replaces the classifier; another `pool_type` also rebuilds the pooling and the hidden layers.
@@ -99,12 +144,15 @@ class Head(nn.Module):
         if pool_type != self.pool_type or (pool_type == "" and num_classes > 0):  # the latter is refused
             self._build(num_classes, pool_type, dd)
         else:
-            self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+            self.fc = self._classifier(num_classes, dd)
         self.train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = self.pre_logits(self.global_pool(x))
-        x = self.drop(x)
+        x = self.global_pool(x)
+        if len(self.pre_logits) == 0:
+            x = self.drop(x)
+        for layer in self.pre_logits:
+            x = self.drop(layer(x))
         if pre_logits:
             return x
         return self.fc(x)
@@ -139,7 +187,7 @@ def init_weights(module: nn.Module, scheme: str) -> None:
 def small_stem(in_chans: int, chs: tuple[int, ...], **dd) -> Stage:
     """A stem for small images, at their full resolution: 3x3 convolutions, each with batch norm and ReLU."""
     layers = [ConvNormAct(i, o, 3, **dd) for i, o in zip((in_chans, *chs), chs, strict=False)]
-    return Stage(*layers, num_chs=chs[-1], reduction=1)
+    return Stage(*layers, num_chs=(in_chans, *chs)[-1], reduction=1)
 
 
 def textbook_stem(in_chans: int, chs: int, **dd) -> Stage:
@@ -181,3 +229,24 @@ def residual_stages(
         chs, reduction = width, reduction * stride
         stages.append(Stage(*blocks, num_chs=chs, reduction=reduction))
     return stages
+
+
+def chain_size(size: int, *chain: nn.Module) -> int:
+    """Height (or width) of what a plain chain of layers makes of an image of height `size`; 0 if nothing is left.
+
+    Args:
+        size: Pixels.
+        chain: Modules without branches, so that convolutions and poolings stand in the order in which they work.
+    """
+    for m in (m for part in chain for m in part.modules()):
+        if isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            k, s, p = (v if isinstance(v, int) else v[0] for v in (m.kernel_size, m.stride, m.padding))
+            if size + 2 * p < k:
+                return 0
+            size = (size + 2 * p - k) // s + 1
+    return size
+
+
+def smallest_image(*chain: nn.Module) -> int:
+    """The smallest height of an image of which a plain chain of layers leaves a pixel; `chain` as in `chain_size`."""
+    return next(n for n in count(1) if chain_size(n, *chain) > 0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import checkpoints
 from ..datasets import FASHION_MNIST
 from ..errors import CheckpointError, CnnzooError, InputError, unknown
-from ..layers import Head, Stage, init_weights
+from ..layers import Head, Stage, chain_size, init_weights, smallest_image
 
 
 @torch.fx.wrap
@@ -57,7 +57,7 @@ class ConvNet(nn.Module):
         in_chans: Channels of the images.
         global_pool: How the head pools: `"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`, `"flatten"`, or `""` with
             `num_classes=0` for the bare feature map.
-        drop_rate: Dropout before the classifier, 0 to 1.
+        drop_rate: Dropout after each hidden layer of the head and before the classifier, 0 to 1.
         drop_path_rate: Stochastic depth of the last residual block, growing linearly from 0 (arXiv:1603.09382); a
             family without residual blocks refuses any but 0.
         device, dtype: Where and as what the parameters are created.
@@ -104,9 +104,9 @@ class ConvNet(nn.Module):
         stem: Stage,
         stages: list[Stage],
         *,
-        min_size: int | None = None,
-        img_size: tuple[int, int] | None = None,
-        feature_size: tuple[int, int] | None = None,
+        plain: bool = False,
+        img_size: int | tuple[int, int] | None = None,
+        head_type: type[Head] = Head,
         hidden: tuple[int, ...] = (),
         hidden_layer: Callable[..., nn.Module] | None = None,
         weight_init: str = "kaiming",
@@ -116,9 +116,11 @@ class ConvNet(nn.Module):
         Args:
             stem: Takes the images.
             stages: In order; each takes the one before.
-            min_size: Smallest height and width that leave a pixel after the last stage; its reduction if None.
-            img_size, feature_size: Height and width of the image that a `"flatten"` head is built for, and of the last
-                feature map it then gets. None where there is no such head.
+            plain: Every layer takes the one before, so the size of a feature map follows from kernels, strides and
+                paddings. Other networks pad so that as many pixels as the last stage's reduction are enough.
+            img_size: Height and width of the image that a `"flatten"` head is built for, of plain networks only.
+                None where there is no such head.
+            head_type: `Head`, or a kind of it.
             hidden, hidden_layer: The head's hidden layers, see `Head`.
             weight_init: Scheme of `layers.init_weights`.
         """
@@ -128,7 +130,14 @@ class ConvNet(nn.Module):
         levels = [("stem", stem)] + [(f"stages.{i}", stage) for i, stage in enumerate(stages)]
         self.feature_info = [dict(num_chs=s.num_chs, reduction=s.reduction, module=name) for name, s in levels]
         self.num_features = stages[-1].num_chs
-        self.head = Head(
+        self.pooled_size = max(stages[-1].reduction, smallest_image(stem, *stages) if plain else 0)
+        self.img_size = (0, 0)
+        feature_size = None
+        if img_size is not None:
+            self.img_size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+            self._check_img_size()
+            feature_size = tuple(chain_size(n, stem, *stages) for n in self.img_size)
+        self.head = head_type(
             self.num_features,
             self.num_classes,
             self.global_pool,
@@ -139,10 +148,15 @@ class ConvNet(nn.Module):
             **dd,
         )
         self.head_hidden_size = self.head.num_features
-        self.img_size = img_size or (0, 0)
-        self.pooled_size = min_size or stages[-1].reduction
         init_weights(self, weight_init)
         self._set_limits()
+
+    def _check_img_size(self) -> None:
+        if min(self.img_size) < self.pooled_size:
+            raise CnnzooError(
+                f"img_size={self.img_size} was given, {type(self).__name__} needs {self.pooled_size}x{self.pooled_size} "
+                f"at least. Leave it out, or pass img_size={self.pooled_size} or more."
+            )
 
     def _set_limits(self) -> None:
         # A flatten head fits one size only; any other needs one output pixel at least.
@@ -240,7 +254,10 @@ class ConvNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one for `num_classes`; 0 leaves it out. `global_pool` stays unless given."""
+        """Replaces the classifier by a fresh one for `num_classes`; 0 leaves it out.
+
+        `global_pool` stays unless given; only from `""`, which no classifier can follow, it goes back to the pooling before.
+        """
         # The head may have no parameters left, so the whole model says where to put the new ones.
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.num_classes = num_classes

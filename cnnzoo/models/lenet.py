@@ -10,33 +10,14 @@ The stem is the paper's C1; the stages are S2 with C3, and S4; the head flattens
 from functools import partial
 
 from timm.models import register_model
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import CnnzooError
-from ..layers import Stage
+from ..layers import ConvAct, Stage, linear_act
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["LeNet"]
 
-_ACTS = dict(relu=nn.ReLU, sigmoid=nn.Sigmoid)
 _POOLS = dict(max=nn.MaxPool2d, avg=nn.AvgPool2d)
-
-
-class ConvAct(nn.Module):
-    """5x5 convolution, by choice batch norm, activation."""
-
-    def __init__(self, in_chs: int, out_chs: int, padding: int, act: str, norm: bool, **dd) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, 5, padding=padding, bias=not norm, **dd)
-        self.bn = nn.BatchNorm2d(out_chs, **dd) if norm else nn.Identity()
-        self.act = _ACTS[act]()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
-
-
-def _hidden_layer(inputs: int, outputs: int, *, act: str, **dd) -> nn.Module:
-    return nn.Sequential(nn.Linear(inputs, outputs, **dd), _ACTS[act]())
 
 
 class LeNet(ConvNet):
@@ -48,6 +29,7 @@ class LeNet(ConvNet):
         act: `"relu"` or `"sigmoid"`.
         pool: `"max"` or `"avg"`.
         norm: Batch norm after each convolution.
+        kernel_size, paddings: Of the two convolutions.
         weight_init: See `layers.init_weights`.
         img_size: Height and width of the images; with `global_pool="avg"` any size will do.
         common: See `ConvNet`.
@@ -58,10 +40,12 @@ class LeNet(ConvNet):
     def __init__(
         self,
         widths: tuple[int, int],
-        hidden: tuple[int, int],
+        hidden: tuple[int, ...],
         act: str = "relu",
         pool: str = "max",
         norm: bool = True,
+        kernel_size: int = 5,
+        paddings: tuple[int, int] = (2, 0),
         weight_init: str = "kaiming",
         img_size: int | tuple[int, int] = (28, 28),
         global_pool: str = "flatten",
@@ -69,21 +53,18 @@ class LeNet(ConvNet):
     ) -> None:
         super().__init__(global_pool=global_pool, **common)
         dd = self.factory
-        size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        if min(size) < 12:
-            raise CnnzooError(f"img_size={img_size} was given, LeNet needs 12x12 at least. Pass img_size=28, say.")
+        conv = partial(ConvAct, kernel_size=kernel_size, norm=norm, act=act, **dd)
         c1, c3 = widths
-        stem = Stage(ConvAct(self.in_chans, c1, 2, act, norm, **dd), num_chs=c1, reduction=1)
-        s2_c3 = Stage(_POOLS[pool](2), ConvAct(c1, c3, 0, act, norm, **dd), num_chs=c3, reduction=2)
+        stem = Stage(conv(self.in_chans, c1, padding=paddings[0]), num_chs=c1, reduction=1)
+        s2_c3 = Stage(_POOLS[pool](2), conv(c1, c3, padding=paddings[1]), num_chs=c3, reduction=2)
         s4 = Stage(_POOLS[pool](2), num_chs=c3, reduction=4)
         self.assemble(
             stem,
             [s2_c3, s4],
-            min_size=12,
-            img_size=size,
-            feature_size=((size[0] // 2 - 4) // 2, (size[1] // 2 - 4) // 2),
+            plain=True,
+            img_size=img_size,
             hidden=hidden,
-            hidden_layer=partial(_hidden_layer, act=act),
+            hidden_layer=partial(linear_act, act=act),
             weight_init=weight_init,
         )
 
