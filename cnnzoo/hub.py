@@ -100,7 +100,8 @@ def build(runs: Sequence[str | Path], holdout_run: str | Path, out: str | Path) 
     with atomic(folder / checkpoints.WEIGHTS) as temporary:
         shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
     write_json(folder / CONFIG, config(recipe["model"], folder / checkpoints.WEIGHTS, info))
-    write_json(folder / RECIPE, {k: v for k, v in recipe.items() if k != "holdout"})
+    recipe = {k: v for k, v in recipe.items() if k != "holdout"}
+    write_json(folder / RECIPE, recipe)
     write_json(folder / METRICS, metrics)
     with atomic(folder / CARD) as temporary:
         temporary.write_text(card(name, metrics, recipe), encoding="utf-8")
@@ -153,6 +154,7 @@ def config(arch: str, weights: Path, info: DatasetInfo) -> dict[str, Any]:
         written = checkpoints.read_json(Path(scratch) / CONFIG)
     # transformers passes num_classes itself and fails on a second one.
     written.get("model_args", {}).pop("num_classes", None)
+    written["pretrained_cfg"].pop("label_names", None)  # they are at the root, where both libraries look
     written["pretrained_cfg"].update(tag=info.name, license="apache-2.0")
     return written
 

@@ -57,9 +57,9 @@ def test_list_pretrained_shows_only_models_with_weights():
 
 def test_info_shows_size_cost_and_accuracy():
     text = run("info", "resnext_small").output
-    assert "285,674" in text
+    assert "276,522" in text
     assert f"{checkpoints.metrics('resnext_small.fashion_mnist')['top1']:.2f} %" in text
-    assert json.loads(run("info", "resnext_small", "--json").output)["params"] == 285_674
+    assert json.loads(run("info", "resnext_small", "--json").output)["params"] == 276_522
 
 
 def test_summary_lists_layers_with_totals():
