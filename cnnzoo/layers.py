@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from timm.layers import ConvNormAct, SelectAdaptivePool2d, calculate_drop_path_rates
+from timm.layers import BatchNormAct2d, ConvNormAct, DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
 from .errors import CnnzooError
@@ -204,6 +204,79 @@ def shortcut(in_chs: int, out_chs: int, stride: int, *, norm: bool = True, bias:
     return nn.Sequential(conv, nn.BatchNorm2d(out_chs, **dd)) if norm else conv
 
 
+class ResNeXtBlock(nn.Module):
+    """1x1, grouped 3x3, 1x1, each with batch norm, added to the shortcut.
+
+    Args:
+        in_chs, out_chs: Channels in and out.
+        stride: Of the 3x3 convolution and the shortcut.
+        group_width: Channels per group; the number of groups is `out_chs` divided by it.
+        bias: Give the convolutions a bias, as the textbook does.
+        drop_path: Probability of dropping the block in training.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        stride: int = 1,
+        *,
+        group_width: int = 16,
+        bias: bool = False,
+        drop_path: float = 0.0,
+        **dd,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
+        self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
+        self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)
+        self.shortcut = shortcut(in_chs, out_chs, stride, bias=bias, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+
+    def zero_init_last(self) -> None:
+        nn.init.zeros_(self.conv3.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv3(self.conv2(self.conv1(x)))
+        return self.act(self.drop_path(y) + self.shortcut(x))
+
+
+class PreActBlock(nn.Module):
+    """Twice batch norm, ReLU, 3x3 convolution, added to the shortcut.
+
+    The shortcut is the signal as it came where the shapes agree, and a 1x1 convolution of the activated one elsewhere.
+
+    Args:
+        in_chs, out_chs: Channels in and out.
+        stride: Of the first convolution and the shortcut.
+        drop_rate: Dropout between the convolutions.
+        drop_path: Probability of dropping the block in training.
+    """
+
+    def __init__(
+        self, in_chs: int, out_chs: int, stride: int = 1, *, drop_rate: float = 0.0, drop_path: float = 0.0, **dd
+    ) -> None:
+        super().__init__()
+        self.bn1 = BatchNormAct2d(in_chs, **dd)
+        self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride, 1, bias=False, **dd)
+        self.bn2 = BatchNormAct2d(out_chs, **dd)
+        self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
+        self.conv2 = nn.Conv2d(out_chs, out_chs, 3, 1, 1, bias=False, **dd)
+        self.shortcut = shortcut(in_chs, out_chs, stride, norm=False, **dd)
+        self.projected = not isinstance(self.shortcut, nn.Identity)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def zero_init_last(self) -> None:
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn1(x)
+        around = self.shortcut(y) if self.projected else x
+        y = self.conv2(self.drop(self.bn2(self.conv1(y))))
+        return self.drop_path(y) + around
+
+
 def residual_stages(
     block: Callable[..., nn.Module],
     stem: Stage,
@@ -229,6 +302,35 @@ def residual_stages(
         chs, reduction = width, reduction * stride
         stages.append(Stage(*blocks, num_chs=chs, reduction=reduction))
     return stages
+
+
+def preact_body(
+    in_chans: int,
+    stem: tuple[int, ...],
+    widths: tuple[int, ...],
+    depths: tuple[int, ...],
+    strides: tuple[int, ...],
+    *,
+    drop_rate: float,
+    drop_path_rate: float,
+    **dd,
+) -> tuple[Stage, list[Stage]]:
+    """Stem and stages of a network of pre-activation blocks.
+
+    Args:
+        in_chans: Channels of the images.
+        stem: Channels of the 3x3 convolutions of the stem, of which the last leaves norm and ReLU to the first block.
+        widths, depths, strides: As in `residual_stages`.
+        drop_rate: Dropout between the convolutions of a block.
+        drop_path_rate: As in `residual_stages`.
+    """
+    before = small_stem(in_chans, stem[:-1], **dd)
+    conv = ConvNormAct(before.num_chs, stem[-1], 3, apply_norm=False, **dd)  # without the norm no ReLU either
+    first = Stage(*before, conv, num_chs=stem[-1], reduction=1)
+    block = partial(PreActBlock, drop_rate=drop_rate, **dd)
+    stages = residual_stages(block, first, widths, depths, strides, drop_path_rate)
+    stages[-1].append(BatchNormAct2d(widths[-1], **dd))
+    return first, stages
 
 
 def chain_size(size: int, *chain: nn.Module) -> int:

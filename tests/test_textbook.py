@@ -12,7 +12,7 @@ import torch
 from helpers import MODELS
 from torch import nn
 
-from cnnzoo.models.resnext import ResNeXtBlock
+from cnnzoo.layers import ResNeXtBlock
 
 # Name: input, parameters, {layer: shape}. "" is the whole model; a size alone is that of a flat layer.
 BOOK = {

@@ -1,7 +1,6 @@
 """The families. Importing this module registers every model with timm."""
 
 from . import alexnet as alexnet
-from . import convnet as convnet
 from . import densenet as densenet
 from . import googlenet as googlenet
 from . import lenet as lenet

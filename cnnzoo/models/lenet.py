@@ -1,8 +1,9 @@
 """LeNet: two convolutions, two poolings, and a small network of linear layers on top.
 
 Paper: LeCun et al., "Gradient-Based Learning Applied to Document Recognition" (1998), https://doi.org/10.1109/5.726791
-What differs: `lenet_tiny` and `lenet_small` are wider and use batch norm, ReLU and max pooling. The `_d2l` pair is the
-textbook's: LeNet-5 with sigmoid and average pooling, and the same with ReLU and max pooling.
+What differs: `lenet_tiny` and `lenet_small` are wider and use batch norm, ReLU and max pooling. `lenet_d2l` is the
+textbook's LeNet-5 with sigmoid and average pooling, `lenet_relu_d2l` the same with ReLU and max pooling. `convnet_max_d2l`
+and `convnet_avg_d2l` are what the textbook compares poolings with on CIFAR-10: LeNet's layout, padded 3x3 convolutions.
 
 The stem is the paper's C1; the stages are S2 with C3, and S4; the head flattens, so it is built for one image size.
 """
@@ -78,7 +79,20 @@ SIZES = dict(
     lenet_relu_d2l=dict(_BOOK, act="relu", pool="max"),
 )
 
-default_cfgs = _cfgs(SIZES, pool_size=(5, 5), fixed_input_size=True)
+_PAIR = dict(widths=(32, 64), hidden=(512,), norm=False, kernel_size=3, paddings=(1, 1), weight_init="xavier")
+
+CIFAR = dict(
+    convnet_max_d2l=dict(_PAIR, pool="max"),
+    convnet_avg_d2l=dict(_PAIR, pool="avg"),
+)
+_CIFAR10 = dict(  # mean and standard deviation are those of its training images
+    input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), pool_size=(8, 8)
+)
+
+default_cfgs = {
+    **_cfgs(SIZES, pool_size=(5, 5), fixed_input_size=True),
+    **_cfgs(CIFAR, **_CIFAR10, fixed_input_size=True),
+}
 
 
 @register_model
@@ -103,3 +117,15 @@ def lenet_d2l(pretrained: bool = False, **kwargs) -> LeNet:
 def lenet_relu_d2l(pretrained: bool = False, **kwargs) -> LeNet:
     """The textbook's LeNet with ReLU and max pooling, 61,706 parameters."""
     return build(LeNet, "lenet_relu_d2l", pretrained, SIZES, **kwargs)
+
+
+@register_model
+def convnet_max_d2l(pretrained: bool = False, **kwargs) -> LeNet:
+    """The textbook's pooling comparison, with max pooling, for 3x32x32."""
+    return build(LeNet, "convnet_max_d2l", pretrained, CIFAR, **kwargs)
+
+
+@register_model
+def convnet_avg_d2l(pretrained: bool = False, **kwargs) -> LeNet:
+    """The textbook's pooling comparison, with average pooling, for 3x32x32."""
+    return build(LeNet, "convnet_avg_d2l", pretrained, CIFAR, **kwargs)

@@ -12,9 +12,8 @@ from itertools import groupby
 from timm.layers import ConvNormAct
 from timm.models import register_model
 
-from ..layers import Stage, residual_stages
+from ..layers import ResNeXtBlock, Stage, residual_stages
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
-from .resnext import ResNeXtBlock
 
 __all__ = ["RegNet"]
 

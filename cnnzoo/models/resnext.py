@@ -7,52 +7,12 @@ groups grow with the channels), a bottleneck as wide as the block.
 
 from functools import partial
 
-from timm.layers import ConvNormAct, DropPath
 from timm.models import register_model
-from torch import Tensor, nn
 
-from ..layers import residual_stages, shortcut, small_stem, textbook_stem
+from ..layers import ResNeXtBlock, residual_stages, small_stem, textbook_stem
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["ResNeXt"]
-
-
-class ResNeXtBlock(nn.Module):
-    """1x1, grouped 3x3, 1x1, each with batch norm, added to the shortcut.
-
-    Args:
-        in_chs, out_chs: Channels in and out.
-        stride: Of the 3x3 convolution and the shortcut.
-        group_width: Channels per group; the number of groups is `out_chs` divided by it.
-        bias: Give the convolutions a bias, as the textbook does.
-        drop_path: Probability of dropping the block in training.
-    """
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        stride: int = 1,
-        *,
-        group_width: int = 16,
-        bias: bool = False,
-        drop_path: float = 0.0,
-        **dd,
-    ) -> None:
-        super().__init__()
-        self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
-        self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
-        self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)
-        self.shortcut = shortcut(in_chs, out_chs, stride, bias=bias, **dd)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.act = nn.ReLU(inplace=True)
-
-    def zero_init_last(self) -> None:
-        nn.init.zeros_(self.conv3.bn.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv3(self.conv2(self.conv1(x)))
-        return self.act(self.drop_path(y) + self.shortcut(x))
 
 
 class ResNeXt(ConvNet):
@@ -61,7 +21,7 @@ class ResNeXt(ConvNet):
     Args:
         widths, depths, strides: Channels, blocks and first stride of each stage.
         stem: Channels of the stem's 3x3 convolutions.
-        group_width: See `ResNeXtBlock`.
+        group_width: See `layers.ResNeXtBlock`.
         textbook: Build it of the book's parts: 7x7 stem of `stem[0]` channels with pooling, biases, Xavier start.
         common: See `ConvNet`.
     """

@@ -8,20 +8,20 @@ more in the last group. `wide_resnet_large` is WRN-22-4.
 
 from timm.models import register_model
 
-from ._convnet import build, default_cfgs as _cfgs
-from .preact_resnet import PreActResNet
+from ..layers import preact_body
+from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["WideResNet"]
 
 
-class WideResNet(PreActResNet):
+class WideResNet(ConvNet):
     """A wide ResNet: groups of 16k, 32k, 64k channels behind a stem of 16.
 
     Args:
         k: The widening factor.
         depths: Blocks of each group.
         strides: First stride of each group.
-        stem: Channels of the stem's 3x3 convolutions.
+        stem: Channels of the stem's 3x3 convolutions, of which the last leaves norm and ReLU to the first block.
         block_drop: Dropout between the convolutions of a block.
         common: See `ConvNet`.
     """
@@ -35,8 +35,10 @@ class WideResNet(PreActResNet):
         block_drop: float = 0.0,
         **common,
     ) -> None:
+        super().__init__(**common)
         widths = tuple(16 * k * 2**i for i in range(len(depths)))
-        super().__init__(widths, depths, stem, strides, block_drop, **common)
+        rates = dict(drop_rate=block_drop, drop_path_rate=self.drop_path_rate)
+        self.assemble(*preact_body(self.in_chans, stem, widths, depths, strides, **rates, **self.factory))
 
 
 SIZES = dict(
