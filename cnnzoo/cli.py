@@ -146,7 +146,9 @@ def summary_(model: str, depth: int, as_json: bool) -> None:
 @_data_dir
 @_download
 @_json
-def eval_(model: str, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None, as_json: bool) -> None:
+def eval_(
+    model: str, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None, as_json: bool
+) -> None:
     """Measure a pretrained MODEL on the real data set."""
     from . import data, evaluate, registry
 

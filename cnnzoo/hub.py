@@ -22,8 +22,8 @@ _CARD = """---
 
 # {name}
 
-`{m[model]}` of cnnzoo, trained on {info.title}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates for one
-{input_size} image.
+`{m[model]}` of cnnzoo, trained on {info.title}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
+for one {input_size} image.
 
 ```python
 import cnnzoo  # registers the model with timm
@@ -42,9 +42,9 @@ model = timm.create_model("hf-hub:{org}/{name}", pretrained=True).eval()
 | cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} % |
 | top-1, holdout of the run without it | {m[holdout_top1]:.2f} % |
 
-Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights. Choices were made on
-the last {info.holdout:,} training images, by runs that did not train on them; the test set was read once, after training. A
-difference of less than 0.45 points between single runs means nothing.
+Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights.
+Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read the
+test set after training. A difference of less than 0.45 points between single runs means nothing.
 
 Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
 
@@ -62,8 +62,10 @@ The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
 
 ## Use and limits
 
-For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten classes
-and nothing else: a picture of anything else gets one of them too. Weights and code: Apache-2.0. sha256 of the weights: `{m[sha256]}`.
+For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten
+classes and nothing else: a picture of anything else gets one of them too.
+
+Weights and code: Apache-2.0. sha256 of the weights: `{m[sha256]}`.
 """
 
 CONFIG, METRICS, RECIPE, CARD = "config.json", "metrics.json", "recipe.json", "README.md"

@@ -111,7 +111,10 @@ def standard(model: str) -> Recipe:
 
 
 def fast(model: str) -> Recipe:
-    """Minutes on two cores: 6 epochs, lighter augmentation. Command: `cnnzoo train resnet_tiny --recipe fast --out runs/fast`."""
+    """Minutes on two cores: 6 epochs, lighter augmentation.
+
+    Command: `cnnzoo train resnet_tiny --recipe fast --out runs/fast`.
+    """
     return Recipe(model=model, epochs=6, cutout=0, label_smoothing=0.05, warmup_epochs=1.0, ema_decay=0.99)
 
 

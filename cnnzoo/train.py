@@ -40,6 +40,7 @@ class Run:
     """Everything that changes while training, and what it is trained with."""
 
     recipe: Recipe
+    holdout: bool
     out: Path
     accelerator: Accelerator
     model: nn.Module  # the plain module; its weights are what is saved
@@ -50,6 +51,11 @@ class Run:
     updates_per_epoch: int
     epoch: int = 0  # epochs completed
     seconds: float = 0.0  # spent training, over all sittings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for a run to be resumed."""
+        return dict(dataclasses.asdict(self.recipe), holdout=self.holdout)
 
     @property
     def best_weights(self) -> nn.Module:
@@ -99,17 +105,17 @@ def train(
             "Choose one that the processes divide and the data set exceeds."
         )
     _make_folder(out, resume)
-    run = _start(recipe, out, accelerator, len(split))
+    run = _start(recipe, holdout, out, accelerator, len(split))
     if resume and (out / CHECKPOINT).is_file():
         _load(run)
     if accelerator.is_main_process:
-        write_json(out / "recipe.json", dict(dataclasses.asdict(recipe), holdout=holdout))
+        write_json(out / "recipe.json", run.identity)
         write_json(out / "environment.json", environment(accelerator.device))
         if run.epoch == 0:
             (out / "metrics.jsonl").write_text("")
             _save(run)
     _run_epochs(run, split, judge if holdout else None)
-    return _finish(run, judge, holdout)
+    return _finish(run, judge)
 
 
 def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
@@ -129,7 +135,7 @@ def _make_folder(out: Path, resume: bool) -> None:
         raise CheckpointError(f"{out} holds a run already. Go on with it (--resume), delete it, or choose another --out.")
 
 
-def _start(recipe: Recipe, out: Path, accelerator: Accelerator, num_images: int) -> Run:
+def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, num_images: int) -> Run:
     torch.manual_seed(recipe.seed)
     model = registry.create_model(
         recipe.model, drop_rate=recipe.drop_rate, drop_path_rate=recipe.drop_path_rate or None
@@ -151,7 +157,7 @@ def _start(recipe: Recipe, out: Path, accelerator: Accelerator, num_images: int)
     forward, optimizer = accelerator.prepare(model, optimizer)
     if recipe.compile:
         forward = torch.compile(forward)
-    return Run(recipe, out, accelerator, model, forward, ema, optimizer, scheduler, updates)
+    return Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, scheduler, updates)
 
 
 def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
@@ -224,7 +230,7 @@ def _check_finite(run: Run, losses: list[Tensor], first: int) -> None:
 
 def _save(run: Run) -> None:
     state = dict(
-        recipe=dataclasses.asdict(run.recipe),
+        recipe=run.identity,
         epoch=run.epoch,
         seconds=run.seconds,
         model=run.model.state_dict(),
@@ -240,7 +246,7 @@ def _load(run: Run) -> None:
     path = run.out / CHECKPOINT
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        given, found = dataclasses.asdict(run.recipe), state["recipe"]
+        given, found = run.identity, state["recipe"]
     except Exception as e:  # torch raises half a dozen kinds for a damaged file
         raise CheckpointError(f"{path} is damaged or foreign ({type(e).__name__}). Start again without --resume.") from e
     if given != found:
@@ -254,7 +260,7 @@ def _load(run: Run) -> None:
     run.epoch, run.seconds = state["epoch"], state["seconds"]
 
 
-def _finish(run: Run, judge: data.Split, holdout: bool) -> dict[str, Any]:
+def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
     """Writes the weights, then reads the judging split once."""
     if not run.accelerator.is_main_process:
         return {}
@@ -268,7 +274,7 @@ def _finish(run: Run, judge: data.Split, holdout: bool) -> dict[str, Any]:
     metrics = dict(
         model=run.recipe.model,
         dataset=run.recipe.dataset,
-        split="holdout" if holdout else "test",
+        split="holdout" if run.holdout else "test",
         top1=measured.top1,
         top1_tta=evaluate.evaluate(model, judge, tta=True).top1,
         loss=measured.loss,
@@ -283,7 +289,7 @@ def _finish(run: Run, judge: data.Split, holdout: bool) -> dict[str, Any]:
         data_md5=judge.info.files,
         sha256=checkpoints.sha256(weights),
     )
-    if holdout:
+    if run.holdout:
         metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
     write_json(run.out / "metrics.json", metrics)
     return metrics

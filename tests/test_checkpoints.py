@@ -202,8 +202,8 @@ def test_a_new_folder_is_a_new_checkpoint_without_any_edit(tmp_path):
     source = tmp_path / "cnnzoo" / "hub_configs" / "lenet_tiny.fashion_mnist"
     shutil.copytree(source, source.parent / "lenet_tiny.another")
     code = (
-        "import cnnzoo, timm; assert cnnzoo.__file__.startswith({!r}), cnnzoo.__file__;"
+        f"import cnnzoo, timm; assert cnnzoo.__file__.startswith({str(tmp_path)!r}), cnnzoo.__file__;"
         "assert 'lenet_tiny.another' in timm.list_pretrained('lenet*');"
         "timm.create_model('lenet_tiny.another', pretrained=True)"
-    ).format(str(tmp_path))
+    )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

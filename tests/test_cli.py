@@ -144,7 +144,9 @@ def test_a_users_error_is_one_line_and_exit_code_one(args, words, tmp_path, monk
     assert len(result.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("args", [["predict"], ["train", "lenet_tiny"], ["eval", "x", "--nope"], ["nope"], ["list", "a", "b"]])
+@pytest.mark.parametrize(
+    "args", [["predict"], ["train", "lenet_tiny"], ["eval", "x", "--nope"], ["nope"], ["list", "a", "b"]]
+)
 def test_wrong_use_is_exit_code_two(args):
     run(*args, code=2)
 

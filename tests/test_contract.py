@@ -13,8 +13,7 @@ import pytest
 import timm
 import torch
 from helpers import MODELS, assert_same, cost, fill, images, is_large, native_size
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn

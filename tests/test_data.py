@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import idx_bytes, write_miniature
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cnnzoo import data, datasets
 from cnnzoo.data import Augment, epoch_batches, load_split, normalize

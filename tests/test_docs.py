@@ -62,13 +62,15 @@ def test_every_shell_command_runs(line, tmp_path, request):
 
 
 def results_table() -> str:
-    rows = ["| checkpoint | parameters | MACs | test top-1 | with flip TTA | epochs | minutes |", "|---|---:|---:|---:|---:|---:|---:|"]
+    header = ("checkpoint", "parameters", "MACs", "test top-1", "with flip TTA", "epochs", "minutes")
+    rows = [f"| {' | '.join(header)} |", "|---|---:|---:|---:|---:|---:|---:|"]
     for r in sorted(cnnzoo.results(), key=lambda r: r["params"]):
-        spread = f" ± {r['top1_std']:.2f} (n = {len(r['seeds'])})" if r["top1_std"] is not None else " (n = 1)"
-        rows.append(
-            f"| `{r['name']}` | {r['params']:,} | {r['macs'] / 1e6:.1f} M | {r['top1_mean']:.2f}{spread} | {r['top1_tta']:.2f} "
-            f"| {r['epochs']} | {r['minutes']:.0f} |"
-        )
+        spread = "" if r["top1_std"] is None else f" ± {r['top1_std']:.2f}"
+        cells = (
+            f"`{r['name']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M",
+            f"{r['top1_mean']:.2f}{spread} (n = {len(r['seeds'])})", f"{r['top1_tta']:.2f}", str(r["epochs"]), f"{r['minutes']:.0f}",
+        )  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 from PIL import Image
 
 from cnnzoo.data import create_transform, open_image

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 from helpers import MODELS, cost, fill, native_size
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 
 import cnnzoo

@@ -116,6 +116,8 @@ def test_another_recipe_cannot_resume_a_run(recipe, tmp_path, miniature):
     run(recipe, tmp_path / "run", miniature)
     with pytest.raises(CheckpointError, match="lr: 0.15 then, 0.3 now"):
         run(override(recipe, lr=0.3), tmp_path / "run", miniature, resume=True)
+    with pytest.raises(CheckpointError, match="holdout: False then, True now"):
+        run(recipe, tmp_path / "run", miniature, resume=True, holdout=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a checkpoint", b"{}"])
@@ -198,7 +200,8 @@ def test_unknown_recipes_and_fields_are_refused_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "fields", [dict(epochs="3"), dict(epochs=2.5), dict(flip=1), dict(epochs=0), dict(lr=-1.0), dict(amp="fp8"), dict(epochs=True)]
+    "fields",
+    [dict(epochs="3"), dict(epochs=2.5), dict(flip=1), dict(epochs=0), dict(lr=-1.0), dict(amp="fp8"), dict(epochs=True)],
 )
 def test_a_field_of_the_wrong_type_or_range_is_refused_by_name(fields):
     with pytest.raises(CnnzooError, match=next(iter(fields))):

@@ -57,7 +57,7 @@ class ToMode(nn.Module):
         if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
             image = image.convert(image.mode.upper())
         if image.mode == "LAB":
-            raise InputError("An image of mode LAB was given; Pillow cannot convert it. Make it RGB with PIL.ImageCms first.")
+            raise InputError("An image of mode LAB was given; Pillow cannot convert it. Use PIL.ImageCms first.")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
@@ -68,7 +68,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     # Pillow clips wide modes to 255. 16-bit files open as I;16 or I; F is [0, 1] by custom, or [0, 255].
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise InputError("The image holds NaN or infinite pixels, only finite ones can be read. Clean it with numpy.nan_to_num.")
+        raise InputError("The image holds NaN or infinite pixels, finite ones are needed. Clean it with numpy.nan_to_num.")
     if image.mode == "F":
         top = 1.0 if values.max() <= 1 else 255.0
     else:
@@ -89,8 +89,8 @@ class FitPad(nn.Module):
         scale = min(height / image.height, width / image.width)
         if min(image.height, image.width) * scale < 0.5:
             raise InputError(
-                f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height} nothing would be "
-                "left of its short side. Crop it to what it shows."
+                f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height} nothing would "
+                "be left of its short side. Crop it to what it shows."
             )
         if image.size == (width, height):
             return image

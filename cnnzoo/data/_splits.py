@@ -1,9 +1,12 @@
 """Data sets from their official files: found or fetched, checked against their md5, kept as tensors."""
 
+import contextlib
 import gzip
 import hashlib
+import io
 import os
 import struct
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,7 +100,8 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
         for mirror in info.mirrors:
             try:
                 # Under another name until its md5 is known to be right.
-                download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
+                with _quiet_unless_watched():
+                    download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
                 os.replace(folder / f"{name}.part", folder / name)
                 break
             except PermissionError as e:
@@ -110,6 +114,11 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
                 f"{name} of {info.title} could not be downloaded ({'; '.join(failures)}). Go online and try again, or put "
                 f"the file (md5 {info.files[name]}, see {info.homepage}) into {folder}."
             )
+
+
+def _quiet_unless_watched() -> contextlib.AbstractContextManager:
+    # torchvision's progress bar has no switch, and goes to wherever stderr is.
+    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
 def _no_access(folder: Path, e: OSError) -> DataError:

@@ -2,7 +2,7 @@
 
 Paper: He et al., "Deep Residual Learning for Image Recognition" (2015), https://arxiv.org/abs/1512.03385, section 4.2
 What differs: the paper's CIFAR networks (a 3x3 stem, three stages of widths 1:2:4 at full, half and quarter resolution),
-with projections on the shortcuts where the paper pads with zeros. `resnet_tiny` is its ResNet-8, `resnet_small` its ResNet-20.
+with projections on the shortcuts where the paper pads with zeros. `resnet_tiny` is ResNet-8, `resnet_small` ResNet-20.
 """
 
 from functools import partial
