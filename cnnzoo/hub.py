@@ -43,8 +43,8 @@ model = timm.create_model("hf-hub:{org}/{name}", pretrained=True).eval()
 | top-1, holdout of the run without it | {m[holdout_top1]:.2f} % |
 
 Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights.
-Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read the
-test set after training. A difference of less than 0.45 points between single runs means nothing.
+Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
+the test set after training. A difference of less than 0.45 points between single runs means nothing.
 
 Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
 

@@ -68,7 +68,8 @@ def results_table() -> str:
         spread = "" if r["top1_std"] is None else f" ± {r['top1_std']:.2f}"
         cells = (
             f"`{r['name']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M",
-            f"{r['top1_mean']:.2f}{spread} (n = {len(r['seeds'])})", f"{r['top1_tta']:.2f}", str(r["epochs"]), f"{r['minutes']:.0f}",
+            f"{r['top1_mean']:.2f}{spread} (n = {len(r['seeds'])})", f"{r['top1_tta']:.2f}", f"{r['epochs']}",
+            f"{r['minutes']:.0f}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
