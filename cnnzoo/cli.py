@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from . import __version__
 from .errors import CnnzooError
@@ -84,7 +85,7 @@ def list_(pattern: str, pretrained: bool, as_json: bool) -> None:
     names = registry.list_models(pattern)
     if pretrained:
         names = [n for n in names if any(t.split(".", 1)[0] == n for t in trained)]
-    rows = [registry.info(name) for name in names]
+    rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

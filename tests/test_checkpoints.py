@@ -30,6 +30,11 @@ def test_the_headline_checkpoints_are_there():
     assert {"lenet_tiny.fashion_mnist", "resnet_tiny.fashion_mnist", "resnext_small.fashion_mnist"} <= set(NAMES)
 
 
+@pytest.mark.xfail(strict=True, reason="93.79 after 30 epochs; the bar stands until longer training passes it")
+def test_the_headline_model_reaches_its_bar():
+    assert checkpoints.metrics("resnext_small.fashion_mnist")["top1"] >= 94.5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_bundled_checkpoint_loads_without_a_network(name, no_network):
     model = cnnzoo.create_model(name, pretrained=True).eval()
