@@ -13,6 +13,7 @@ from functools import partial
 from timm.models import register_model
 from torch import Tensor, nn
 
+from ..errors import CnnzooError
 from ..layers import ConvAct, Head, Stage
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
@@ -33,12 +34,15 @@ class NiNHead(Head):
     Without the block (`num_classes=0`) and as `pre_logits` it gives the average of the channels it takes.
     """
 
-    def _classifier(self, num_classes: int, dd: dict) -> nn.Module:
-        if self.pool_type == "catavgmax":
-            raise ValueError(
+    def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
+        if pool_type == "catavgmax":
+            raise CnnzooError(
                 "global_pool='catavgmax' was given; this model pools the class scores, which it would double. "
                 "Pass global_pool='avg', 'max' or 'avgmax'."
             )
+        super()._build(num_classes, pool_type, dd)
+
+    def _classifier(self, num_classes: int, dd: dict) -> nn.Module:
         if num_classes == 0:
             return nn.Identity()
         return nn.Sequential(*nin_block(self.in_features, num_classes, 3, norm=False, **dd))
