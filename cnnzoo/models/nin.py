@@ -105,9 +105,7 @@ TEXTBOOK = dict(nin_d2l=dict(widths=(96, 256, 384), kernels=(11, 5, 3), stride=4
 _LAST_BLOCK = tuple(f"head.fc.{i}.conv" for i in range(3))
 default_cfgs = {
     **_cfgs(SIZES),
-    **_cfgs(
-        TEXTBOOK, input_size=(1, 224, 224), min_input_size=(1, 224, 224), pool_size=(5, 5), classifier=_LAST_BLOCK
-    ),
+    **_cfgs(TEXTBOOK, input_size=(1, 224, 224), min_input_size=(1, 224, 224), pool_size=(5, 5), classifier=_LAST_BLOCK),
 }
 
 

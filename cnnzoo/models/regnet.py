@@ -18,9 +18,7 @@ from ._convnet import ConvNet, build, default_cfgs as _cfgs
 __all__ = ["RegNet"]
 
 
-def stage_sizes(
-    depth: int, w_0: int, w_a: float, w_m: float, group_width: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def stage_sizes(depth: int, w_0: int, w_a: float, w_m: float, group_width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Widths and depths of the stages by the paper's quantised linear rule.
 
     Block j would be `u_j = w_0 + w_a * j` wide (equation 2). It gets the nearest `w_0 * w_m**s` with a whole s (equations
