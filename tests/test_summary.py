@@ -12,8 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cnnzoo
 from cnnzoo.errors import InputError
-from cnnzoo.layers import Stage
-from cnnzoo.models._convnet import ConvNet
 from cnnzoo.summary import Count, count, layer_summary, summarize
 
 GRAY = (1, 28, 28)
@@ -358,25 +356,6 @@ def vgg_block(convs: int, in_chs: int, out_chs: int) -> list[nn.Module]:
 VGG11 = ((1, 1, 64), (1, 64, 128), (2, 128, 256), (2, 256, 512), (2, 512, 512))
 
 
-class VGG(ConvNet):
-    """VGG-11 in the zoo's form."""
-
-    residual = False
-
-    def __init__(self) -> None:
-        super().__init__(global_pool="flatten", drop_rate=0.5)
-        parts = [Stage(*vgg_block(*row), num_chs=row[2], reduction=2 ** (i + 1)) for i, row in enumerate(VGG11)]
-        self.assemble(
-            parts[0],
-            parts[1:],
-            img_size=(224, 224),
-            feature_size=(7, 7),
-            hidden=(4096, 4096),
-            hidden_layer=lambda i, o, **_: nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(0.5)),
-        )
-        self.head.drop = nn.Identity()
-
-
 def test_the_lines_of_lenet_are_the_textbooks_for_the_zoos_and_for_a_plain_one():
     plain = nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2),
@@ -392,7 +371,7 @@ def test_the_lines_of_vgg11_are_the_textbooks_for_the_zoos_form_and_for_a_plain_
         blocks = [nn.Sequential(*vgg_block(*row)) for row in VGG11]
         hidden = [nn.Linear(25088, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
         plain = nn.Sequential(*blocks, nn.Flatten(), *hidden, nn.Linear(4096, 10))
-        zoo = VGG()
+    zoo = cnnzoo.create_model("vgg11_d2l", device="meta")
     wrapped = nn.Module()  # as the textbook's classes hold their `net`
     wrapped.net = plain
     wrapped.forward = plain.__call__

@@ -167,9 +167,12 @@ def test_a_batch_larger_than_the_data_is_refused(recipe, tmp_path, miniature):
 @pytest.mark.data
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path, fashion_mnist_dir):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "cnnzoo", "train", "lenet_tiny", "--out", str(out), "--epochs", "2", "--device", "cpu"]
+    command = [sys.executable, "-m", "cnnzoo", "train", "lenet_tiny", "--out", str(out), "--epochs", "4", "--device", "cpu"]
     command += ["--data-dir", str(fashion_mnist_dir), "--warmup-epochs", "1", "--batch-size", "512"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.2)

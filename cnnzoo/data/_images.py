@@ -57,7 +57,7 @@ class ToMode(nn.Module):
         if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
             image = image.convert(image.mode.upper())
         if image.mode == "LAB":
-            raise InputError("An image of mode LAB was given; Pillow cannot convert it. Use PIL.ImageCms first.")
+            raise InputError("An image of mode LAB was given, which Pillow cannot convert. Make it RGB with PIL.ImageCms.")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
