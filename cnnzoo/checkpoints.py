@@ -42,7 +42,7 @@ def folder(name: str) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """Reads one of a checkpoint's JSON files.
+    """Reads one of the JSON files of a checkpoint or a run.
 
     Raises:
         CheckpointError: The file is missing or is not a JSON object.
@@ -51,7 +51,8 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
         raise CheckpointError(
-            f"{path} cannot be read as JSON ({e}). Reinstall cnnzoo, or restore the file from its repository."
+            f"{path} cannot be read as JSON ({e}). Name a folder that holds it, or restore it: reinstall cnnzoo where it "
+            "is cnnzoo's own, train again where it is a run's."
         ) from e
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object was expected. Restore the file.")
@@ -86,16 +87,11 @@ def _cfg(name: str) -> dict:
 
 def sha256(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
-
-
-def _digest(f) -> str:
-    # Python 3.10 has no hashlib.file_digest.
-    h = hashlib.sha256()
-    while chunk := f.read(1 << 20):
-        h.update(chunk)
-    return h.hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:  # Python 3.10 has no hashlib.file_digest
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def locate(name: str, cache_dir: str | Path | None = None) -> Path:

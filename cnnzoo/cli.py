@@ -76,15 +76,18 @@ def demo(model: str, sheet: str, as_json: bool) -> None:
 @main.command("list")
 @click.argument("pattern", default="*")
 @click.option("--pretrained", is_flag=True, help="Only models with weights.")
+@click.option("--supports", multiple=True, metavar="CAPABILITY", help="Only models that can this, say dynamic_size.")
 @_json
-def list_(pattern: str, pretrained: bool, as_json: bool) -> None:
+def list_(pattern: str, pretrained: bool, supports: tuple[str, ...], as_json: bool) -> None:
     """List models, with a wildcard PATTERN such as 'resnext*'."""
     from . import registry
 
     trained = registry.list_pretrained()
-    names = registry.list_models(pattern)
+    names = registry.list_models(pattern, supports=supports)
     if pretrained:
         names = [n for n in names if any(t.split(".", 1)[0] == n for t in trained)]
+    if not names:
+        raise CnnzooError(f"No model fits {pattern!r} and the options. cnnzoo list shows all of them.")
     rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -141,6 +144,7 @@ def summary_(model: str, depth: int, as_json: bool) -> None:
 
 @main.command("eval")
 @click.argument("model")
+@click.option("--dataset", default=None, help="What to measure on.  [default: what MODEL was trained on]")
 @click.option("--split", default="test", show_default=True, help="test, train, fit or holdout.")
 @click.option("--tta", is_flag=True, help="Average over each image and its mirror image.")
 @_device
@@ -148,14 +152,15 @@ def summary_(model: str, depth: int, as_json: bool) -> None:
 @_download
 @_json
 def eval_(
-    model: str, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None, as_json: bool
-) -> None:
+    model: str, dataset: str | None, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure a pretrained MODEL on the real data set."""
     from . import data, evaluate, registry
 
     network = _to_device(registry.create_model(model, pretrained=True), device)
     images = data.load_split(
-        _dataset_of(network), split, data_dir=data_dir, download=_may_download(data_dir, download)
+        dataset or _dataset_of(network), split, data_dir=data_dir, download=_may_download(data_dir, download)
     )
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
@@ -246,7 +251,10 @@ def _may_download(data_dir: str | None, asked: bool | None) -> bool:
 
 
 def _dataset_of(network: Any) -> str:
-    return network.pretrained_cfg["tag"]
+    tag = (getattr(network, "pretrained_cfg", None) or {}).get("tag")
+    if not tag:
+        raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
+    return tag
 
 
 def _to_device(network: Any, device: str) -> Any:

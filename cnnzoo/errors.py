@@ -29,7 +29,7 @@ class CheckpointError(CnnzooError):
 
 
 class TrainingError(CnnzooError):
-    """A run that cannot go on: the loss is not finite, the disk is full."""
+    """A run that cannot go on, because its loss is not finite."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str], *, hint: str = "") -> UnknownNameError:

@@ -112,6 +112,8 @@ def build(runs: Sequence[str | Path], holdout_run: str | Path, out: str | Path) 
 
 def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     recipe, metrics = checkpoints.read_json(run / RECIPE), checkpoints.read_json(run / METRICS)
+    if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
+        raise CheckpointError(f"{run} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
     if metrics["split"] != split:
         raise CheckpointError(
             f"{run} measured the {metrics['split']} split, a run on {split} is needed. Train it "

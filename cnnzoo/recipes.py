@@ -19,7 +19,7 @@ class Recipe:
         batch_size: Images per update, over all processes.
         opt: An optimiser of `timm.optim.create_optimizer_v2`, such as `sgd` (with Nesterov momentum) or `adamw`.
         lr: Peak learning rate.
-        momentum: Of SGD, or the first beta of Adam.
+        momentum: Of SGD and its like, or the first of two betas of Adam and its like; other optimisers keep their own.
         weight_decay: On weights; biases and norms have none.
         sched: `cosine`, or `constant`.
         warmup_epochs: Linear warm-up from `lr / 100`.
@@ -27,6 +27,8 @@ class Recipe:
         ema_decay: Per update, of the average of the weights that is published, approached as the run goes on; 0 publishes
             the weights themselves.
         flip, shift, cutout: See `data.Augment`.
+        start_size: Height of the images in the first epoch, scaled down from their own; it grows in equal steps and is
+            whole for the last 40 % of the epochs (progressive resizing, arXiv:2104.00298). 0 for whole images throughout.
         drop_rate, drop_path_rate: See `models.ConvNet`.
         clip_grad: Largest norm of the gradient; 0 for none.
         seed: Of initial weights, order and augmentation.
@@ -49,12 +51,21 @@ class Recipe:
     flip: bool = True
     shift: int = 2
     cutout: int = 8
+    start_size: int = 0
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     clip_grad: float = 0.0
     seed: int = 0
     amp: str = "bf16"
     compile: bool = False
+
+    def size_at(self, epoch: int, full: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the images in `epoch` (from 0), where the data set's are `full`."""
+        if not self.start_size or self.start_size >= full[0]:
+            return full
+        grown = min(1.0, epoch / (0.6 * self.epochs))
+        height = round(self.start_size + grown * (full[0] - self.start_size))
+        return height, round(full[1] * height / full[0])
 
     def __post_init__(self) -> None:
         for field, kind in typing.get_type_hints(Recipe).items():
@@ -73,7 +84,8 @@ _MANY = 1_000_000
 _RANGES = (
     ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1), ("weight_decay", 0, 10),
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
-    ("cutout", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
+    ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
+    ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
 )  # fmt: skip
 
 
@@ -110,6 +122,14 @@ def standard(model: str) -> Recipe:
     return Recipe(model=model)
 
 
+def best(model: str) -> Recipe:
+    """Twice as long as `standard`, stronger cutout, and small images first, which saves a quarter of the time.
+
+    Command: `cnnzoo train resnext_small --recipe best --out runs/resnext_small`.
+    """
+    return Recipe(model=model, epochs=60, cutout=12, start_size=16)
+
+
 def fast(model: str) -> Recipe:
     """Minutes on two cores: 6 epochs, lighter augmentation.
 
@@ -129,7 +149,7 @@ def textbook(model: str) -> Recipe:
     )  # fmt: skip
 
 
-RECIPES = {f.__name__: f for f in (standard, fast, textbook)}
+RECIPES = {f.__name__: f for f in (standard, best, fast, textbook)}
 
 
 def get_recipe(name: str, model: str, **fields: Any) -> Recipe:

@@ -9,9 +9,15 @@ from timm.models import is_model, split_model_name_tag
 from torch import nn
 
 from . import checkpoints, models, summary
-from .errors import unknown
+from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
 
 _PACKAGE = models.__name__ + "."
+
+# What a model can do or be told; `info(name)["supports"]` has each model's. All but the last three hold for every model.
+CAPABILITIES = (
+    "features_only", "forward_intermediates", "fx", "grad_checkpointing", "group_matcher", "in_chans", "num_classes",
+    "pruning", "torchscript", "drop_path_rate", "dynamic_size", "img_size",
+)  # fmt: skip
 
 
 def _ours() -> dict[str, Any]:
@@ -20,14 +26,22 @@ def _ours() -> dict[str, Any]:
     return {name: fn for name, fn in _model_entrypoints.items() if fn.__module__.startswith(_PACKAGE)}
 
 
-def list_models(pattern: str | Sequence[str] = "*") -> list[str]:
+def list_models(pattern: str | Sequence[str] = "*", *, supports: str | Sequence[str] = ()) -> list[str]:
     """The names of the zoo's models, sorted.
 
     Args:
         pattern: A wildcard such as `"resnext*"`, or several.
+        supports: A capability (see `CAPABILITIES`), or several: only models that have them all.
+
+    Raises:
+        UnknownNameError: There is no such capability.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    return sorted(name for name in _ours() if any(fnmatch.fnmatch(name, p) for p in patterns))
+    wanted = {supports} if isinstance(supports, str) else set(supports)
+    for capability in wanted - set(CAPABILITIES):
+        raise unknown("capability", capability, CAPABILITIES)
+    names = sorted(name for name in _ours() if any(fnmatch.fnmatch(name, p) for p in patterns))
+    return [name for name in names if not wanted or wanted <= set(_supports(create_model(name, device="meta")))]
 
 
 def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
@@ -40,7 +54,8 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
     """Builds a model of the zoo; as `timm.create_model`, which works just as well after `import cnnzoo`.
 
     Args:
-        name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`.
+        name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"` and
+            `"local-dir:folder"`, as in timm.
         pretrained: Load the checkpoint's weights, without the network where the installation carries them.
         kwargs: For the model (`num_classes`, `in_chans`, `drop_path_rate`, ...) and for timm (`features_only`,
             `out_indices`, `cache_dir`, ...).
@@ -50,38 +65,56 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
         CheckpointError: The weights are missing or not the published ones.
         TypeError: A keyword is unknown.
     """
-    if ":" in name:  # hf-hub:, local-dir:
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    if ":" in name:
+        return _from_elsewhere(name, pretrained, **kwargs)
     arch, tag = split_model_name_tag(name)
     if arch not in _ours():
         hint = "timm has it: use timm.create_model." if is_model(arch) else "cnnzoo.list_models() lists them."
         raise unknown("model", arch, _ours(), hint=hint)
-    if tag and name not in checkpoints.names():
+    _check_tag(arch, tag)
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
+
+
+def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """A model whose config and weights are a Hub repository's (`hf-hub:`) or a folder's (`local-dir:`)."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    source, _, place = name.partition(":")
+    if source not in ("hf-hub", "local-dir") or not place:
+        raise UnknownNameError(f"Unknown model {name!r}. Write hf-hub:ORG/NAME, local-dir:FOLDER, or a name without ':'.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except CnnzooError:
+        raise
+    except (OSError, HfHubHTTPError, HFValidationError, KeyError, ValueError, RuntimeError) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        wanted = "a folder with config.json and model.safetensors" if source == "local-dir" else "ORG/NAME, and a network"
+        raise CheckpointError(f"{name} cannot be loaded ({reason}). Needed is {wanted}; check the name.") from e
+
+
+def _check_tag(arch: str, tag: str) -> None:
+    if tag and f"{arch}.{tag}" not in checkpoints.names():
         tags = [n.split(".", 1)[1] for n in list_pretrained(f"{arch}.*")]
         raise unknown(f"tag of {arch}", tag, tags, hint="cnnzoo.list_pretrained() lists the checkpoints.")
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
 
 
 def info(name: str) -> dict[str, Any]:
     """What is known of a model: size, cost, input, checkpoints and what it can do.
 
     Args:
-        name: A model of the zoo, without tag.
+        name: A model of the zoo; a tag says nothing more, but must exist.
 
     Returns:
         A dictionary that JSON can hold.
 
     Raises:
-        UnknownNameError: There is no such model.
+        UnknownNameError: There is no such model or tag.
     """
-    arch, _ = split_model_name_tag(name)
+    arch, tag = split_model_name_tag(name)
     model = create_model(arch, device="meta")
+    _check_tag(arch, tag)
     cfg = model.pretrained_cfg
     size = summary.count(model, cfg["input_size"])
-    supports = ["features_only", "forward_intermediates", "grad_checkpointing", "group_matcher", "in_chans", "num_classes"]
-    if model.residual:
-        supports.append("drop_path_rate")
-    supports.append("img_size" if cfg.get("fixed_input_size") else "dynamic_size")
     accuracy = {tag: checkpoints.metrics(f"{arch}.{tag}")["top1"] for tag in checkpoints.pretrained_cfgs(arch)}
     return dict(
         name=arch,
@@ -92,8 +125,14 @@ def info(name: str) -> dict[str, Any]:
         num_classes=cfg["num_classes"],
         features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in model.feature_info],
         checkpoints=accuracy,
-        supports=sorted(supports),
+        supports=_supports(model),
     )
+
+
+def _supports(model: nn.Module) -> list[str]:
+    lacks = set() if model.residual else {"drop_path_rate"}
+    lacks.add("dynamic_size" if model.pretrained_cfg.get("fixed_input_size") else "img_size")
+    return sorted(set(CAPABILITIES) - lacks)
 
 
 def results() -> list[dict[str, Any]]:

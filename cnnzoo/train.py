@@ -4,6 +4,8 @@ A run folder holds recipe.json, environment.json, metrics.jsonl (a line per epoc
 and at the end model.safetensors and metrics.json.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -20,18 +22,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import is_bf16_available
 from safetensors.torch import save_file
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import checkpoints, data, evaluate, registry, summary
-from .errors import CheckpointError, CnnzooError, TrainingError
+from .datasets import get_dataset_info
+from .errors import CheckpointError, CnnzooError, TrainingError, unknown
 from .files import atomic, write_json
 from .recipes import Recipe
 
 CHECKPOINT = "checkpoint.pt"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
 
 
@@ -104,8 +108,8 @@ def train(
             f"batch_size={recipe.batch_size} was given for {len(split)} images and {accelerator.num_processes} processes. "
             "Choose one that the processes divide and the data set exceeds."
         )
-    _make_folder(out, resume)
     run = _start(recipe, holdout, out, accelerator, len(split))
+    _make_folder(out, resume)
     if resume and (out / CHECKPOINT).is_file():
         _load(run)
     if accelerator.is_main_process:
@@ -122,7 +126,10 @@ def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     # accelerate keeps the first run's precision for the whole process; a second run may want another.
     AcceleratorState._reset_state()
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else is_bf16_available()
+    if on_cpu:  # some builds lack oneDNN, and with it fast bf16
+        has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        has_bf16 = is_bf16_available()
     return Accelerator(cpu=device == "cpu", mixed_precision="bf16" if recipe.amp == "bf16" and has_bf16 else "no")
 
 
@@ -137,13 +144,11 @@ def _make_folder(out: Path, resume: bool) -> None:
 
 def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, num_images: int) -> Run:
     torch.manual_seed(recipe.seed)
-    model = registry.create_model(
-        recipe.model, drop_rate=recipe.drop_rate, drop_path_rate=recipe.drop_path_rate or None
-    )
+    model = registry.create_model(recipe.model, drop_rate=recipe.drop_rate, drop_path_rate=recipe.drop_path_rate or None)
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-    betas = dict(momentum=recipe.momentum) if recipe.opt in ("sgd", "momentum", "nesterov") else {}
-    optimizer = create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **betas)
+    optimizer = _optimizer(recipe, model)
+    _check_sizes(recipe, model)
     updates = num_images // recipe.batch_size
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -158,6 +163,31 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, n
     if recipe.compile:
         forward = torch.compile(forward)
     return Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, scheduler, updates)
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    if recipe.opt not in list_optimizers():
+        raise unknown("optimiser", recipe.opt, list_optimizers(), hint="timm.optim.list_optimizers() lists them.")
+    takes = get_optimizer_info(recipe.opt)
+    extra = {}
+    if takes.has_momentum:
+        extra = dict(momentum=recipe.momentum)
+    elif takes.has_betas and takes.num_betas == 2:
+        extra = dict(betas=(recipe.momentum, 0.999))
+    return create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+
+
+def _check_sizes(recipe: Recipe, model: nn.Module) -> None:
+    """Refuses images that the model cannot take, at the start of the run or at its end."""
+    full = get_dataset_info(recipe.dataset).image_size[1:]
+    least = model.min_size
+    wanted = {"Choose another model or data set": full, "Use start_size=0": recipe.size_at(0, full)}
+    for advice, (height, width) in wanted.items():
+        if height < least[0] or width < least[1] or (model.fixed_size and (height, width) != least):
+            raise CnnzooError(
+                f"{recipe.model} would get images of {height}x{width} pixels, and takes {least[0]}x{least[1]} "
+                f"{'only' if model.fixed_size else 'or more'}. {advice}."
+            )
 
 
 def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
@@ -176,8 +206,7 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
                 line.update(holdout_loss=m.loss, holdout_top1=m.top1)
             if run.accelerator.is_main_process:
                 _save(run)
-                with open(run.out / "metrics.jsonl", "a", encoding="utf-8") as f:
-                    f.write(json.dumps(line) + "\n")
+                _append(run.out / "metrics.jsonl", line)
             bar.set_postfix({k: line[k] for k in ("train_loss", "train_top1", "holdout_top1") if k in line})
 
 
@@ -186,9 +215,11 @@ def _run_epoch(run: Run, split: data.Split, bar: tqdm) -> dict[str, float]:
     augment = data.Augment(flip=recipe.flip, shift=recipe.shift, cutout=recipe.cutout)
     batches = data.epoch_batches(
         split, recipe.batch_size, augment, seed=recipe.seed, epoch=run.epoch,
+        image_size=recipe.size_at(run.epoch, split.info.image_size[1:]),
         rank=accelerator.process_index, world=accelerator.num_processes,
     )  # fmt: skip
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    _keep_memory()
     run.model.train()
     losses: list[Tensor] = []
     right = torch.zeros((), device=accelerator.device)
@@ -214,6 +245,18 @@ def _run_epoch(run: Run, split: data.Split, bar: tqdm) -> dict[str, float]:
     mean = torch.stack(losses).mean()
     totals = accelerator.reduce(torch.stack([mean, right / seen]), "mean").tolist()
     return dict(lr=run.optimizer.param_groups[0]["lr"], train_loss=round(totals[0], 5), train_top1=round(100 * totals[1], 3))
+
+
+def _keep_memory() -> None:
+    """Has glibc keep the activations' memory from step to step.
+
+    By default it returns large blocks to the system at every free, and a fifth of a training step on a CPU goes into getting
+    them back page by page. Elsewhere than on Linux with glibc this does nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _check_finite(run: Run, losses: list[Tensor], first: int) -> None:
@@ -242,22 +285,41 @@ def _save(run: Run) -> None:
         torch.save(state, temporary)
 
 
+def _append(path: Path, line: dict[str, Any]) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+    except OSError as e:
+        raise CnnzooError(
+            f"{path} could not be written ({e.strerror}). Free some space, then go on with --resume; no epoch is lost."
+        ) from e
+
+
 def _load(run: Run) -> None:
     path = run.out / CHECKPOINT
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        given, found = run.identity, state["recipe"]
+        given, found = run.identity, dict(state["recipe"])
     except Exception as e:  # torch raises half a dozen kinds for a damaged file
-        raise CheckpointError(f"{path} is damaged or foreign ({type(e).__name__}). Start again without --resume.") from e
+        raise _damaged(path, e) from e
     if given != found:
         changed = ", ".join(f"{k}: {found.get(k)!r} then, {v!r} now" for k, v in given.items() if found.get(k) != v)
         raise CheckpointError(f"{path} is of another recipe ({changed}). Resume with the same one, or choose another --out.")
-    run.model.load_state_dict(state["model"])
-    if run.ema is not None:
-        run.ema.load_state_dict(state["ema"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    run.epoch, run.seconds = state["epoch"], state["seconds"]
+    try:
+        run.model.load_state_dict(state["model"])
+        if run.ema is not None:
+            run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        run.epoch, run.seconds = int(state["epoch"]), float(state["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise _damaged(path, e) from e
+
+
+def _damaged(path: Path, e: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged or foreign ({type(e).__name__}). Delete it to start again, or choose another --out."
+    )
 
 
 def _finish(run: Run, judge: data.Split) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The command line: what it prints, its exit codes, and one line for a user's error."""
 
 import json
+import os
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -53,6 +55,23 @@ def test_list_pretrained_shows_only_models_with_weights():
     rows = json.loads(run("list", "--pretrained", "--json").output)
     assert {row["name"] for row in rows} == {name.split(".")[0] for name in checkpoints.names()}
     assert all(row["checkpoints"] for row in rows)
+
+
+def test_list_supports_shows_only_models_that_can():
+    fixed = [row["name"] for row in json.loads(run("list", "--supports", "img_size", "--json").output)]
+    assert "lenet_d2l" in fixed and "resnext_small" not in fixed
+    any_size = cnnzoo.list_models(supports="dynamic_size")
+    assert sorted([*fixed, *any_size]) == cnnzoo.list_models()
+    assert cnnzoo.list_models("resnext*", supports=["dynamic_size", "drop_path_rate"]) == cnnzoo.list_models("resnext*")
+
+
+def test_eval_of_a_checkpoint_that_names_no_data_set_asks_for_it(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(checkpoints.folder("lenet_tiny.fashion_mnist"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["pretrained_cfg"]["tag"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "--dataset" in run("eval", f"local-dir:{folder}", code=1).output
 
 
 def test_info_shows_size_cost_and_accuracy():
@@ -125,6 +144,19 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
     ("args", "words"),
     [
         (["info", "resnxt_small"], "Did you mean resnext_small"),
+        (["info", "resnext_small.nope"], "tag of resnext_small"),
+        (["list", "nothing*"], "No model fits"),
+        (["list", "--supports", "dynamic_sise"], "Did you mean dynamic_size"),
+        (["eval", "local-dir:no/such/folder"], "config.json"),
+        (["eval", "local-dir:."], "config.json"),
+        (["summary", "local-dir:no/such/folder"], "config.json"),
+        (["eval", "hf-hub:"], "hf-hub:ORG/NAME"),
+        (["eval", "hf-hub:a b"], "ORG/NAME"),
+        (["eval", "nowhere:x"], "local-dir:FOLDER"),
+        (["build", ".", "--holdout", "."], "cannot be read"),
+        (["train", "lenet_tiny", "--out", "x", "--opt", "sdg"], "Did you mean"),
+        (["train", "alexnet_d2l", "--out", "x"], "224x224 only"),
+        (["train", "lenet_tiny", "--out", "x", "--start-size", "4"], "start_size=0"),
         (["eval", "resnext_tiny.nope"], "tag"),
         (["eval", "lenet_tiny", "--split", "tset"], "Did you mean test"),
         (["eval", "lenet_tiny", "--device", "tpu9"], "--device cpu"),
@@ -135,9 +167,12 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["train", "lenet_tiny", "--out", "x", "--epochs", "0"], "epochs=0"),
     ],
 )
-def test_a_users_error_is_one_line_and_exit_code_one(args, words, tmp_path, monkeypatch):
+def test_a_users_error_is_one_line_exit_code_one_and_no_file(args, words, tmp_path, monkeypatch, miniature):
     monkeypatch.chdir(tmp_path)
+    if args[0] == "train" and "--dataset" not in args:
+        args = [*args, "--dataset", "miniature", "--data-dir", str(miniature[0]), "--batch-size", "8"]
     result = run(*args, code=1)
+    assert not os.path.exists("x")
     assert words in result.output
     assert result.output.startswith("Error: ")
     assert len(result.output.splitlines()) == 1

@@ -341,9 +341,11 @@ LENET = [
     ("Linear", (10,)),
 ]
 VGG_BLOCKS = [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)]
-VGG_HEAD = [("Flatten", (25088,))] + [
-    (kind, (4096,)) for kind in ("Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout")
-] + [("Linear", (10,))]
+VGG_HEAD = (
+    [("Flatten", (25088,))]
+    + [(kind, (4096,)) for kind in ("Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout")]
+    + [("Linear", (10,))]
+)
 
 
 def vgg_block(convs: int, in_chs: int, out_chs: int) -> list[nn.Module]:

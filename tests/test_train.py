@@ -43,7 +43,8 @@ def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(reci
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(math.isfinite(line["train_loss"]) for line in lines)
-    assert metrics == json.loads(json.dumps(metrics, default=list)) | dict(per_class=metrics["per_class"])
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written == dict(metrics, per_class=list(metrics["per_class"]))
     assert metrics["split"] == "test"
     assert Recipe(**{k: v for k, v in json.loads((tmp_path / "run" / "recipe.json").read_text()).items() if k != "holdout"})
 
@@ -120,6 +121,22 @@ def test_another_recipe_cannot_resume_a_run(recipe, tmp_path, miniature):
         run(recipe, tmp_path / "run", miniature, resume=True, holdout=True)
 
 
+def test_a_checkpoint_of_something_else_is_refused(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for wrong in (dict(state, model={}), {k: v for k, v in state.items() if k != "epoch"}, dict(state, recipe=7), [1]):
+        torch.save(wrong, path)
+        with pytest.raises(CheckpointError, match="damaged or foreign"):
+            run(recipe, tmp_path / "run", miniature, resume=True)
+
+
+@pytest.mark.parametrize(("opt", "group"), [("sgd", dict(momentum=0.7)), ("adamw", dict(betas=(0.7, 0.999)))])
+def test_momentum_reaches_the_optimiser(recipe, opt, group):
+    optimizer = train._optimizer(override(recipe, opt=opt, momentum=0.7), torch.nn.Linear(2, 2))
+    assert {k: optimizer.param_groups[0][k] for k in group} == group
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a checkpoint", b"{}"])
 def test_a_damaged_checkpoint_is_refused(recipe, tmp_path, miniature, content):
     run(recipe, tmp_path / "run", miniature)
@@ -156,6 +173,30 @@ def test_a_folder_that_cannot_be_made_is_an_error(recipe, tmp_path, miniature):
     (tmp_path / "file").write_text("")
     with pytest.raises(CnnzooError, match="run folder"):
         run(recipe, tmp_path / "file" / "run", miniature)
+
+
+def test_images_grow_from_start_size_and_are_whole_for_the_last_two_fifths(recipe):
+    grown = override(recipe, epochs=10, start_size=16)
+    sizes = [grown.size_at(epoch, (28, 28)) for epoch in range(10)]
+    assert sizes[0] == (16, 16)
+    assert sizes == sorted(sizes)
+    assert [s == (28, 28) for s in sizes] == [False] * 6 + [True] * 4
+    assert override(recipe, start_size=0).size_at(0, (28, 28)) == (28, 28)
+    assert grown.size_at(0, (32, 64)) == (16, 32)
+
+
+def test_a_run_with_growing_images_trains_on_them(recipe, tmp_path, miniature, monkeypatch):
+    shapes = []
+    batches = data.epoch_batches
+
+    def noted(*args, **kwargs):
+        for images, labels in batches(*args, **kwargs):
+            shapes.append(tuple(images.shape))
+            yield images, labels
+
+    monkeypatch.setattr(data, "epoch_batches", noted)
+    run(override(recipe, model="resnext_tiny", start_size=20), tmp_path / "run", miniature)
+    assert shapes == [(8, 1, 20, 20)] * 5 + [(8, 1, 24, 24)] * 5 + [(8, 1, 28, 28)] * 5
 
 
 def test_a_batch_larger_than_the_data_is_refused(recipe, tmp_path, miniature):

@@ -81,6 +81,7 @@ def epoch_batches(
     *,
     seed: int,
     epoch: int,
+    image_size: tuple[int, int] | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,10 +93,11 @@ def epoch_batches(
     Args:
         split: What to train on, already on its device.
         batch_size: Of the global batch; `world` divides it.
-        augment: What to draw.
+        augment: What to draw; in pixels of the whole image.
+        image_size: Height and width to scale to, last of all; the split's own if None.
 
     Yields:
-        Float images `(batch_size // world, C, H, W)` in channels-last memory order, and labels.
+        Float images `(batch_size // world, C, *image_size)` in channels-last memory order, and labels.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(split), generator=generator)
@@ -106,4 +108,6 @@ def epoch_batches(
         index = order[start : start + batch_size][rank::world].to(split.images.device)
         images = augment.apply(split.images[index], mine)
         images = augment.blank(normalize(images, split.info.mean, split.info.std), mine)
+        if image_size not in (None, size):
+            images = nn.functional.interpolate(images, image_size, mode="bilinear", antialias=True)
         yield images.contiguous(memory_format=torch.channels_last), split.labels[index]
