@@ -1,6 +1,7 @@
 """How good a model is, and what it says of an image."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ class Metrics:
     confusion: tuple[tuple[int, ...], ...]
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode for the block, then back into the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Tensor:
     """The model's outputs for every image of a split, in order, in fp32.
 
@@ -53,21 +65,16 @@ def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_s
     if len(split) == 0:
         raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     outputs = []
     starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)
-    try:
-        with torch.inference_mode():
-            for start in starts:
-                images = split.images[start : start + batch_size].to(device)
-                x = normalize(images, split.info.mean, split.info.std).contiguous(memory_format=torch.channels_last)
-                logits = model(x).float()
-                if tta:
-                    logits = (logits.log_softmax(1) + model(x.flip(3)).float().log_softmax(1)) / 2
-                outputs.append(logits.cpu())
-    finally:
-        model.train(was_training)
+    with torch.inference_mode(), evaluation_mode(model):
+        for start in starts:
+            images = split.images[start : start + batch_size].to(device)
+            x = normalize(images, split.info.mean, split.info.std).contiguous(memory_format=torch.channels_last)
+            logits = model(x).float()
+            if tta:
+                logits = (logits.log_softmax(1) + model(x.flip(3)).float().log_softmax(1)) / 2
+            outputs.append(logits.cpu())
     return torch.cat(outputs)
 
 
@@ -141,16 +148,11 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
         raise InputError(f"topk={topk} was given, allowed is 1 to {model.num_classes}. Pass topk=1, say.")
     transform = create_transform(model)
     reference = next(model.parameters())
-    was_training = model.training
-    model.eval()
     chunks = []
-    try:
-        with torch.inference_mode():
-            for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
-                tensors = [transform(open_image(image)) for image in batch[start : start + _CHUNK]]
-                chunks.append(model(torch.stack(tensors).to(reference)).float().softmax(1).cpu())
-    finally:
-        model.train(was_training)
+    with torch.inference_mode(), evaluation_mode(model):
+        for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
+            tensors = [transform(open_image(image)) for image in batch[start : start + _CHUNK]]
+            chunks.append(model(torch.stack(tensors).to(reference)).float().softmax(1).cpu())
     values, classes = torch.cat(chunks).topk(topk)
     labels = class_labels(model)
     answers = [

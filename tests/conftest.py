@@ -6,6 +6,8 @@ import os
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["DO_NOT_TRACK"] = "1"
+# Before anything imports torch: the tests run side by side, one process per core, and their models are small.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import socket
 from pathlib import Path
@@ -17,9 +19,6 @@ from hypothesis import HealthCheck, settings
 
 from cnnzoo import data, datasets
 
-# The models are small: more threads than these only wait for each other, on a large machine above all.
-torch.set_num_threads(min(2, torch.get_num_threads()))
-
 # The same examples in every run: what fails once fails again.
 settings.register_profile(
     "cnnzoo", deadline=None, derandomize=True, max_examples=20, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -28,7 +27,19 @@ settings.load_profile("cnnzoo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--accept", action="store_true", help="rewrite tests/golden.csv with what the models give now")
+    parser.addoption("--accept", action="store_true", help="rewrite tests/golden.csv and the README's results")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """What writes files does so in one process."""
+    if config.getoption("accept"):
+        config.option.numprocesses, config.option.dist = 0, "no"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process works alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ from helpers import MODELS, native_size
 
 import cnnzoo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+# One report for all of them, so one process; conftest.py has it start first, since it takes longest.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.xdist_group("timm")]
 
 # The tests that must have seen every model, with what each is about.
 EVERY_MODEL = (

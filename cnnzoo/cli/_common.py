@@ -1,0 +1,67 @@
+"""What the commands share: options, one line per user error, tables, models by name."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from torch import nn
+
+from .. import data
+from ..errors import CnnzooError
+
+data_dir_option = click.option(
+    "--data-dir", metavar="DIR", help="Folder that holds FashionMNIST/raw.  [default: $CNNZOO_DATA_DIR, else the cache]"
+)
+download_option = click.option(
+    "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+device_option = click.option("--device", default="cpu", show_default=True, help="A torch device, such as cpu, cuda or mps.")
+
+
+class Group(click.Group):
+    """Turns the errors that users cause into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CnnzooError as e:
+            raise click.ClickException(str(e)) from e
+
+
+def may_download(data_dir: str | None, asked: bool | None) -> bool:
+    """What was asked for; else yes for the cache, no for a folder that the user named."""
+    if asked is not None:
+        return asked
+    return data_dir is None and "CNNZOO_DATA_DIR" not in os.environ
+
+
+def pretrained(model: str, device: str = "cpu") -> nn.Module:
+    """The model with its weights, on a device."""
+    from .. import registry
+
+    network = registry.create_model(model, pretrained=True)
+    try:
+        return network.to(device)
+    except (RuntimeError, AssertionError) as e:
+        raise CnnzooError(f"device={device!r} cannot be used here ({str(e).splitlines()[0]}). Pass --device cpu.") from e
+
+
+def images_for(
+    network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
+) -> data.Split:
+    """A split of `dataset`, or of what the model was trained on."""
+    dataset = dataset or (getattr(network, "pretrained_cfg", None) or {}).get("tag")
+    if not dataset:
+        raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
+    return data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints aligned columns: numbers to the right, words to the left."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    numeric = [bool(rows) and all(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
+    for line in [header, ["-" * w for w in widths], *rows]:
+        cells = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(line, widths, numeric, strict=True)]
+        click.echo("  ".join(cells).rstrip())

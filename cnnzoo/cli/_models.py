@@ -1,0 +1,162 @@
+"""Commands about models and what they say of images."""
+
+import dataclasses
+import json
+
+import click
+from tqdm import tqdm
+
+from ..errors import CnnzooError
+from ._common import data_dir_option, device_option, download_option, images_for, json_option, pretrained, table
+
+
+@click.command()
+@click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
+@click.option("--sheet", default="cnnzoo_demo.png", show_default=True, help="Where the contact sheet goes.")
+@json_option
+def demo(model: str, sheet: str, as_json: bool) -> None:
+    """Classify ten garments that cnnzoo draws itself; no network, no data set."""
+    from .. import drawings, evaluate
+    from ..files import atomic
+
+    network = pretrained(model)
+    garments = drawings.garments()
+    answers = [best[0] for best in evaluate.predict(network, list(garments.values()))]
+    rows = [
+        dict(drawing=drawn, label=label, probability=round(p, 4), right=label == drawn)
+        for drawn, (label, p) in zip(garments, answers, strict=True)
+    ]
+    captions = [(image, f"{r['label']} {r['probability']:.0%}", r["right"]) for image, r in zip(garments.values(), rows)]
+    with atomic(sheet) as temporary:
+        drawings.contact_sheet(captions).save(temporary, format="PNG")
+    if as_json:
+        click.echo(json.dumps(dict(model=model, sheet=sheet, drawings=rows), indent=2))
+        return
+    click.echo("Ten garments, drawn by cnnzoo itself: drawings, not photographs, and none of the data set's images.\n")
+    table(
+        ["drawing", "label", "probability", ""],
+        [[r["drawing"], r["label"], f"{r['probability']:.1%}", "" if r["right"] else "wrong"] for r in rows],
+    )
+    click.echo(f"\n{model} names {sum(r['right'] for r in rows)} of {len(rows)} drawings right. Contact sheet: {sheet}")
+
+
+@click.command("list")
+@click.argument("pattern", default="*")
+@click.option("--pretrained", "with_weights", is_flag=True, help="Only models with weights.")
+@click.option("--supports", multiple=True, metavar="CAPABILITY", help="Only models that can this, say dynamic_size.")
+@json_option
+def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: bool) -> None:
+    """List models, with a wildcard PATTERN such as 'resnext*'."""
+    from .. import registry
+
+    trained = registry.list_pretrained()
+    names = registry.list_models(pattern, supports=supports)
+    if with_weights:
+        names = [n for n in names if any(t.split(".", 1)[0] == n for t in trained)]
+    if not names:
+        raise CnnzooError(f"No model fits {pattern!r} and the options. cnnzoo list shows all of them.")
+    rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    cells = [
+        [
+            r["name"], f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", "x".join(map(str, r["input_size"])),
+            ", ".join(f"{tag} {top1:.2f} %" for tag, top1 in r["checkpoints"].items()),
+        ]
+        for r in rows
+    ]  # fmt: skip
+    table(["model", "parameters", "M MACs", "input", "pretrained, test top-1"], cells)
+
+
+@click.command()
+@click.argument("model")
+@json_option
+def info(model: str, as_json: bool) -> None:
+    """Show what is known of MODEL."""
+    from .. import registry
+
+    facts = registry.info(model)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    levels = "  ".join(f"{f['channels']} at 1/{f['reduction']}" for f in facts["features"])
+    trained = ", ".join(f"{tag} ({top1:.2f} % test top-1)" for tag, top1 in facts["checkpoints"].items())
+    shown = [
+        ("model", f"{facts['name']} ({facts['family']})"),
+        ("parameters", f"{facts['params']:,}"),
+        ("MACs", f"{facts['macs']:,}"),
+        ("input", "x".join(map(str, facts["input_size"]))),
+        ("classes", str(facts["num_classes"])),
+        ("features", levels),
+        ("pretrained", trained or "no"),
+        ("supports", ", ".join(facts["supports"])),
+    ]
+    for key, value in shown:
+        click.echo(f"{key:<11} {value}")
+
+
+@click.command("summary")
+@click.argument("model")
+@click.option("--depth", default=2, show_default=True, help="Levels of nested modules to list.")
+@json_option
+def summary_(model: str, depth: int, as_json: bool) -> None:
+    """Show the layers of MODEL: shapes, parameters, multiply-accumulates, receptive fields."""
+    from .. import registry, summary
+
+    network = registry.create_model(model, device="meta")  # shapes need no numbers
+    found = summary.summarize(network, network.pretrained_cfg["input_size"], depth=depth)
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)
+
+
+@click.command("eval")
+@click.argument("model")
+@click.option("--dataset", default=None, help="What to measure on.  [default: what MODEL was trained on]")
+@click.option("--split", default="test", show_default=True, help="test, train, fit or holdout.")
+@click.option("--tta", is_flag=True, help="Average over each image and its mirror image.")
+@device_option
+@data_dir_option
+@download_option
+@json_option
+def eval_(
+    model: str, dataset: str | None, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Measure a pretrained MODEL on the real data set."""
+    from .. import evaluate
+
+    network = pretrained(model, device)
+    images = images_for(network, split, data_dir, download, dataset)
+    m = evaluate.evaluate(network, images, tta=tta)
+    if as_json:
+        click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
+        return
+    table(["class", "top-1"], [[label, f"{v:.1f} %"] for label, v in zip(images.info.labels, m.per_class, strict=True)])
+    click.echo(f"\ncross-entropy {m.loss:.4f}, expected calibration error {m.ece:.2f} %{', flip TTA' if tta else ''}")
+    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
+@click.option("--topk", default=3, show_default=True, help="Answers per image.")
+@device_option
+@json_option
+def predict(images: tuple[str, ...], model: str, topk: int, device: str, as_json: bool) -> None:
+    """Name what IMAGES show: files of any size and mode; light on black is what the model knows."""
+    from .. import evaluate
+
+    network = pretrained(model, device)
+    answers = evaluate.predict(network, list(images), topk=topk)
+    if as_json:
+        found = [
+            dict(image=image, answers=[dict(label=label, probability=round(p, 4)) for label, p in best])
+            for image, best in zip(images, answers, strict=True)
+        ]
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = [[image, *(f"{label} {p:.1%}" for label, p in best)] for image, best in zip(images, answers, strict=True)]
+    table(["image", "first", "second", "third", *(f"{i}th" for i in range(4, topk + 1))][: topk + 1], rows)
+
+
+COMMANDS = (demo, list_, info, summary_, eval_, predict)

@@ -1,0 +1,96 @@
+"""`cnnzoo plot KIND`."""
+
+from collections.abc import Callable
+
+import click
+
+from ._common import data_dir_option, download_option, images_for, pretrained
+
+_out = click.option("--out", metavar="FILE", help="The picture; its ending is the format.  [default: KIND.png]")
+
+
+@click.group()
+def plot() -> None:
+    """Draw a run, a model or its mistakes (needs the extra plot)."""
+
+
+@plot.command()
+@click.argument("run")
+@_out
+def curves(run: str, out: str | None) -> None:
+    """Loss and accuracy of the run folder RUN, by epoch."""
+    _draw("curves", out, lambda plots: plots.curves(run))
+
+
+@plot.command()
+@click.argument("model")
+@_out
+@data_dir_option
+@download_option
+def confusion(model: str, out: str | None, data_dir: str | None, download: bool | None) -> None:
+    """What MODEL takes the classes of its test set for."""
+    from .. import evaluate
+
+    def figure(plots):
+        network = pretrained(model)
+        split = images_for(network, "test", data_dir, download)
+        m = evaluate.evaluate(network, split)
+        return plots.confusion_matrix(m.confusion, split.info.labels, f"{model}: {m.top1:.2f} % of {m.count:,} test images")
+
+    _draw("confusion", out, figure)
+
+
+@plot.command()
+@click.argument("model")
+@_out
+@data_dir_option
+@download_option
+@click.option("--count", default=24, show_default=True, help="How many.")
+def mistakes(model: str, out: str | None, data_dir: str | None, download: bool | None, count: int) -> None:
+    """The test images that MODEL gets wrong with the least doubt."""
+    from .. import evaluate
+
+    def figure(plots):
+        network = pretrained(model)
+        split = images_for(network, "test", data_dir, download)
+        return plots.mistakes(evaluate.predict_logits(network, split), split, count)
+
+    _draw("mistakes", out, figure)
+
+
+@plot.command()
+@click.argument("model")
+@_out
+def filters(model: str, out: str | None) -> None:
+    """The kernels of MODEL's first convolution."""
+    _draw("filters", out, lambda plots: plots.filters(pretrained(model)))
+
+
+@plot.command()
+@click.argument("model")
+@click.argument("image")
+@_out
+@click.option("--channels", default=7, show_default=True, help="Maps per level.")
+def features(model: str, image: str, out: str | None, channels: int) -> None:
+    """What each level of MODEL makes of IMAGE."""
+    _draw("features", out, lambda plots: plots.feature_maps(pretrained(model), image, channels))
+
+
+@plot.command()
+@click.argument("model")
+@click.argument("image")
+@_out
+@click.option("--label", type=int, default=None, help="Index of a class.  [default: the model's answer]")
+@click.option("--level", default=-1, show_default=True, help="Feature level, as in `cnnzoo info`.")
+def gradcam(model: str, image: str, out: str | None, label: int | None, level: int) -> None:
+    """Where in IMAGE the evidence for MODEL's answer lies (Grad-CAM)."""
+    _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level))
+
+
+def _draw(kind: str, out: str | None, figure: Callable) -> None:
+    from .. import plots
+
+    click.echo(plots.save(figure(plots), out or f"{kind}.png"))
+
+
+COMMANDS = (plot,)

@@ -1,0 +1,62 @@
+"""Commands that train, and that make checkpoints of what was trained."""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+
+import click
+
+from ..recipes import RECIPES, Recipe, get_recipe
+from ._common import data_dir_option, download_option, may_download
+
+
+def _recipe_options(command: Callable) -> Callable:
+    """One option per recipe field, in the recipe's order."""
+    kinds = typing.get_type_hints(Recipe)
+    for field in reversed(dataclasses.fields(Recipe)):
+        if field.name == "model":
+            continue
+        flag = field.name.replace("_", "-")
+        name = f"--{flag}/--no-{flag}" if kinds[field.name] is bool else f"--{flag}"
+        command = click.option(name, field.name, type=kinds[field.name], default=None, help="Overrides the recipe.")(command)
+    return command
+
+
+@click.command("train")
+@click.argument("model")
+@click.option("--recipe", default="standard", show_default=True, help=f"One of: {', '.join(RECIPES)}.")
+@click.option("--out", required=True, metavar="DIR", help="Run folder.")
+@click.option("--holdout", is_flag=True, help="Leave out the last 5,000 training images and measure on them: for choices.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
+@data_dir_option
+@download_option
+@_recipe_options
+def train_(model, recipe, out, holdout, resume, device, data_dir, download, **fields) -> None:
+    """Train MODEL by a recipe and measure it once."""
+    from .. import train
+
+    chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
+    try:
+        metrics = train.train(
+            chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
+            holdout=holdout, resume=resume, device=device,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise click.ClickException(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None
+    if metrics:  # on the main process
+        click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
+@click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
+def build(runs: tuple[str, ...], holdout_run: str, out: str) -> None:
+    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed)."""
+    from .. import hub
+
+    click.echo(hub.build(runs, holdout_run, out))
+
+
+COMMANDS = (train_, build)

@@ -1,0 +1,206 @@
+"""Pictures: what they show, by their own artists and pixels, and what they refuse. (How they look, people judged.)"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import cnnzoo
+from cnnzoo import data, evaluate, plots
+from cnnzoo.cli import main
+from cnnzoo.drawings import garments
+from cnnzoo.errors import CheckpointError, CnnzooError, InputError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cnnzoo.create_model("resnet_tiny", pretrained=True).train()  # a plot must look at it in evaluation mode
+
+
+@pytest.fixture
+def log(tmp_path):
+    lines = [
+        dict(epoch=e, lr=0.1, train_loss=2 / e, train_top1=60.0 + e, holdout_loss=3 / e, holdout_top1=50.0 + e)
+        for e in (1, 2, 3)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def shown(axes) -> torch.Tensor:
+    return torch.as_tensor(axes.images[0].get_array().data)
+
+
+def test_curves_draw_loss_and_accuracy_by_epoch(log):
+    axes = plots.curves(log).axes[0]
+    drawn = {line.get_label().split(":")[0]: (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+    assert drawn["training loss"] == ([1, 2, 3], [2, 1, 2 / 3])
+    assert drawn["validation loss"][1] == [3, 1.5, 1]
+    assert drawn["validation accuracy"][1] == pytest.approx([0.51, 0.52, 0.53])
+    assert axes.get_ylim()[1] > 3
+    assert len({line.get_linestyle() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == 4
+
+
+def test_curves_of_a_run_without_validation_leave_it_out(log):
+    path = log / "metrics.jsonl"
+    path.write_text(json.dumps(dict(epoch=1, train_loss=1.0, train_top1=50.0)))
+    assert [line.get_label().split(":")[0] for line in plots.curves(path).axes[0].lines] == [
+        "training loss",
+        "training accuracy",
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "not json", '{"loss": 1}', "[1]"])
+def test_what_is_no_log_is_refused(tmp_path, content):
+    (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(CheckpointError, match="metrics.jsonl"):
+        plots.curves(tmp_path)
+    with pytest.raises(CheckpointError, match="run folder"):
+        plots.curves(tmp_path / "nothing")
+
+
+def test_the_confusion_matrix_shows_percent_of_the_true_class():
+    figure = plots.confusion_matrix([[8, 2], [0, 5]], ("cat", "dog"))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["80.0", "20.0", "·", "100.0"]
+    assert torch.equal(shown(axes), torch.tensor([[0.0, 20.0], [0.0, 0.0]], dtype=torch.double))  # errors only
+    with pytest.raises(InputError, match="one row per label"):
+        plots.confusion_matrix([[1, 2]], ("cat", "dog"))
+
+
+def test_filters_shows_every_kernel_of_the_first_convolution(model):
+    weight = model.get_parameter("stem.0.conv.weight")
+    tiles = [axes for axes in plots.filters(model).axes if axes.images]
+    assert len(tiles) == weight.shape[0]
+    expected = weight[0, 0].detach() / weight[0, 0].abs().max()
+    torch.testing.assert_close(shown(tiles[0]).float(), expected)
+
+
+def test_filters_needs_a_convolution():
+    with pytest.raises(InputError, match="no 2d convolution"):
+        plots.filters(torch.nn.Linear(2, 2))
+
+
+def test_feature_maps_shows_the_image_and_the_most_varied_channels_of_every_level(model):
+    figure = plots.feature_maps(model, garments()["Ankle boot"], channels=3)
+    assert model.training
+    assert len(figure.axes) == 4 * len(model.feature_info)
+    x = data.create_transform(model)(garments()["Ankle boot"])[None]
+    level = model.eval().forward_intermediates(x, intermediates_only=True)[1][0]
+    model.train()
+    spread = level.flatten(1).std(1)
+    names = [axes.get_title() for axes in figure.axes[5:8]]
+    assert names == [f"channel {c}" for c in spread.topk(3).indices.tolist()]
+    torch.testing.assert_close(shown(figure.axes[5]), level[spread.argmax()].detach())
+
+
+def test_grad_cam_is_the_gradients_mean_times_the_features():
+    """A network of one channel and one weight, worked out by hand."""
+    network = timm.create_model("lenet_tiny").eval()
+    x = torch.rand(1, 1, 28, 28)
+    cam, logits = plots.class_activation(network, x, label=3)
+    assert cam.shape == (28, 28)
+    assert cam.min() >= 0 and cam.max() in (0, pytest.approx(1))
+    features = network.forward_features(x).detach().requires_grad_()
+    out = network.forward_head(features)
+    torch.testing.assert_close(out[0].detach(), logits)
+    (slope,) = torch.autograd.grad(out[0, 3], features)
+    coarse = torch.einsum("chw,c->hw", features[0].detach(), slope[0].mean((1, 2))).relu()
+    fine = torch.nn.functional.interpolate(coarse[None, None], (28, 28), mode="bilinear")[0, 0]
+    torch.testing.assert_close(cam, fine / fine.max().clamp(min=1e-12))
+
+
+def test_grad_cam_takes_any_timm_model_and_leaves_no_hook():
+    network = timm.create_model("resnet10t", in_chans=1, num_classes=10)
+    cam, _ = plots.class_activation(network, torch.rand(1, 1, 64, 64), level=2)
+    assert cam.shape == (64, 64)
+    assert not any(m._forward_hooks for m in network.modules())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_grad_cam_names_the_class_it_explains(model):
+    image = garments()["Bag"]
+    answer = evaluate.predict(model, image)[0]
+    assert answer[0] in plots.grad_cam(model, image)._suptitle.get_text()
+    assert "Trouser" in plots.grad_cam(model, image, label=1)._suptitle.get_text()
+
+
+@pytest.mark.parametrize("wrong", [dict(label=10), dict(label=-1), dict(level=9), dict(level=-9)])
+def test_grad_cam_refuses_classes_and_levels_that_do_not_exist(model, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        plots.grad_cam(model, garments()["Bag"], **wrong)
+
+
+def test_mistakes_shows_the_surest_first(tiny_split):
+    logits = torch.zeros(len(tiny_split), 10)
+    logits[torch.arange(len(tiny_split)), tiny_split.labels] = 5.0
+    for sure, i in enumerate((4, 7, 9), start=6):
+        logits[i, (tiny_split.labels[i] + 1) % 10] = float(sure)
+    figure = plots.mistakes(logits, tiny_split, count=2)
+    names = tiny_split.info.labels
+    assert "3 mistakes" in figure._suptitle.get_text()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [t.split("labelled ")[1] for t in titles] == [names[tiny_split.labels[i]] for i in (9, 7)]
+    assert torch.equal(shown(figure.axes[0]), tiny_split.images[9, 0])
+
+
+def test_mistakes_refuses_a_faultless_model_and_outputs_of_another_split(tiny_split):
+    logits = torch.nn.functional.one_hot(tiny_split.labels, 10).float()
+    with pytest.raises(InputError, match="all 40 images right"):
+        plots.mistakes(logits, tiny_split)
+    with pytest.raises(InputError, match="39 outputs"):
+        plots.mistakes(logits[1:], tiny_split)
+    with pytest.raises(InputError, match="count=0"):
+        plots.mistakes(logits, tiny_split, count=0)
+
+
+def test_a_picture_is_saved_in_the_format_of_its_ending_or_not_at_all(tmp_path, log):
+    figure = plots.curves(log)
+    with Image.open(plots.save(figure, tmp_path / "curves.png")) as picture:
+        assert picture.size == (800, 400)
+    assert plots.save(figure, tmp_path / "curves.svg").read_text().startswith("<?xml")
+    for wrong in ("curves", "curves.txt"):
+        with pytest.raises(CnnzooError, match="png"):
+            plots.save(figure, tmp_path / wrong)
+        assert not (tmp_path / wrong).exists()
+
+
+def test_the_command_draws_each_kind(tmp_path, log, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    garments()["Bag"].save("bag.png")
+    for args in (
+        ["curves", "."],
+        ["filters", "lenet_tiny"],
+        ["features", "lenet_tiny", "bag.png"],
+        ["gradcam", "lenet_tiny", "bag.png"],
+    ):
+        result = CliRunner().invoke(main, ["plot", *args])
+        assert (result.exit_code, result.output) == (0, f"{args[0]}.png\n"), result.exception
+        with Image.open(f"{args[0]}.png") as picture:
+            assert picture.width == 800
+
+
+@pytest.mark.data
+def test_the_command_draws_confusion_and_mistakes_of_the_test_set(tmp_path, fashion_mnist_dir):
+    for kind in ("confusion", "mistakes"):
+        out = str(tmp_path / f"{kind}.png")
+        result = CliRunner().invoke(main, ["plot", kind, "lenet_tiny", "--out", out, "--data-dir", str(fashion_mnist_dir)])
+        assert (result.exit_code, result.output) == (0, f"{out}\n"), result.exception
+
+
+def test_without_matplotlib_the_extra_is_named():
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+from cnnzoo.cli import main
+main(["plot", "filters", "lenet_tiny"])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert 'pip install "cnnzoo[plot]"' in run.stderr
+    assert "Traceback" not in run.stderr
