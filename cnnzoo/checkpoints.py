@@ -9,6 +9,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from torch import nn
+
 from .errors import CheckpointError
 
 HUB_ORG = "cnnzoo"
@@ -126,6 +128,22 @@ def verify(path: Path, expected: str) -> None:
             f"{path} is not the published file: its sha256 is {found}, expected {expected}. It is damaged or was "
             "replaced; delete it and reinstall cnnzoo (or clear the Hub cache) to get the published one."
         )
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a safetensors file into a model; every tensor has to fit.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as e:
+        reason = str(e).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit {type(model).__name__} ({reason}). Give its own weights.") from e
 
 
 def _download(name: str, cache_dir: str | Path | None) -> Path:

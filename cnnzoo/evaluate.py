@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .data import Split, create_transform, normalize, open_image
+from .data import Split, create_transform, normalize, open_image, resize
 from .errors import InputError
 
 _CHUNK = 256  # images that predict holds as tensors at a time
@@ -47,7 +47,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Tensor:
+def predict_logits(
+    model: nn.Module,
+    split: Split,
+    *,
+    tta: bool = False,
+    batch_size: int = 500,
+    image_size: tuple[int, int] | None = None,
+) -> Tensor:
     """The model's outputs for every image of a split, in order, in fp32.
 
     Args:
@@ -55,6 +62,7 @@ def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_s
         split: Any split of images that the model was made for.
         tta: Average the log-probabilities of each image and its mirror image.
         batch_size: Images per forward pass.
+        image_size: Height and width to scale images to; their own if None.
 
     Returns:
         `(N, num_classes)` on the CPU.
@@ -70,7 +78,7 @@ def predict_logits(model: nn.Module, split: Split, *, tta: bool = False, batch_s
     with torch.inference_mode(), evaluation_mode(model):
         for start in starts:
             images = split.images[start : start + batch_size].to(device)
-            x = normalize(images, split.info.mean, split.info.std).contiguous(memory_format=torch.channels_last)
+            x = resize(normalize(images, split.info.mean, split.info.std), image_size)
             logits = model(x).float()
             if tta:
                 logits = (logits.log_softmax(1) + model(x.flip(3)).float().log_softmax(1)) / 2
@@ -122,8 +130,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Metrics:
-    """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments."""
-    return measure(predict_logits(model, split, tta=tta, batch_size=batch_size), split.labels)
+    """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments.
+
+    A model whose checkpoint, or whose head, is for images of another size gets them scaled to it.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    size = tuple(cfg["input_size"][1:]) if cfg.get("input_size") else None
+    logits = predict_logits(model, split, tta=tta, batch_size=batch_size, image_size=size)
+    return measure(logits, split.labels)
 
 
 def predict(model: nn.Module, images: Any, topk: int = 1) -> list:

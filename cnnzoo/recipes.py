@@ -21,19 +21,31 @@ class Recipe:
         lr: Peak learning rate.
         momentum: Of SGD and its like, or the first of two betas of Adam and its like; other optimisers keep their own.
         weight_decay: On weights; biases and norms have none.
-        sched: `cosine`, or `constant`.
+        sched: `cosine`, `onecycle` (torch's, up and down in straight lines), or `constant`.
         warmup_epochs: Linear warm-up from `lr / 100`.
         label_smoothing: Probability mass spread over all classes.
         ema_decay: Per update, of the average of the weights that is published, approached as the run goes on; 0 publishes
             the weights themselves.
         flip, shift, cutout: See `data.Augment`.
-        start_size: Height of the images in the first epoch, scaled down from their own; it grows in equal steps and is
-            whole for the last 40 % of the epochs (progressive resizing, arXiv:2104.00298). 0 for whole images throughout.
+        image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own.
+        start_size: Height of the images in the first epoch, scaled down; it grows in equal steps and is whole for the last
+            40 % of the epochs (progressive resizing, arXiv:2104.00298). 0 for whole images throughout.
         drop_rate, drop_path_rate: See `models.ConvNet`.
+        mixup, cutmix: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412) and CutMix
+            (arXiv:1905.04899); with both, each batch gets one of them. 0 for none.
+        erase: Probability that a random rectangle of an image is blanked (arXiv:1708.04896).
         clip_grad: Largest norm of the gradient; 0 for none.
+        accumulate: Parts that a batch goes through the model in, for less memory. The gradient is that of the whole batch,
+            except that batch norm sees the parts.
+        teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
+        distill, distill_temperature: Weight of the teachers in the loss, and the temperature, see `train.Loss`.
+        pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
+        freeze: Train the classifier only.
+        layer_decay: Factor on the learning rate from each layer to the one below it, by the model's `group_matcher`.
         seed: Of initial weights, order and augmentation.
         amp: `bf16` for mixed precision where the device has it, `no` for fp32.
         compile: Run the model through torch.compile.
+        deterministic: Have torch refuse operations that are not reproducible on this device. On a CPU every run is.
     """
 
     model: str
@@ -51,16 +63,33 @@ class Recipe:
     flip: bool = True
     shift: int = 2
     cutout: int = 8
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    image_size: int = 0
     start_size: int = 0
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     clip_grad: float = 0.0
+    accumulate: int = 1
+    teacher: str = ""
+    distill: float = 0.5
+    distill_temperature: float = 2.0
+    pretrained: bool = False
+    freeze: bool = False
+    layer_decay: float = 1.0
     seed: int = 0
     amp: str = "bf16"
     compile: bool = False
+    deterministic: bool = False
 
-    def size_at(self, epoch: int, full: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the images in `epoch` (from 0), where the data set's are `full`."""
+    def full_size(self, own: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that images of size `own` are measured at, and trained on in the last epochs."""
+        return (self.image_size, self.image_size) if self.image_size else own
+
+    def size_at(self, epoch: int, own: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that images of size `own` have in `epoch`, counted from 0."""
+        full = self.full_size(own)
         if not self.start_size or self.start_size >= full[0]:
             return full
         grown = min(1.0, epoch / (0.6 * self.epochs))
@@ -70,7 +99,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field, kind in typing.get_type_hints(Recipe).items():
             object.__setattr__(self, field, _checked(field, getattr(self, field), kind))
-        for field, allowed in dict(sched=("cosine", "constant"), amp=("bf16", "no")).items():
+        for field, allowed in dict(sched=("cosine", "onecycle", "constant"), amp=("bf16", "no")).items():
             if getattr(self, field) not in allowed:
                 raise unknown(f"value of {field}", getattr(self, field), allowed)
         for field, low, high in _RANGES:
@@ -84,8 +113,9 @@ _MANY = 1_000_000
 _RANGES = (
     ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1), ("weight_decay", 0, 10),
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
-    ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
-    ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
+    ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("image_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
+    ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("accumulate", 1, _MANY), ("distill", 0, 1),
+    ("distill_temperature", 0.01, 1_000), ("layer_decay", 0.01, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
 )  # fmt: skip
 
 
@@ -139,12 +169,19 @@ def fast(model: str) -> Recipe:
 
 
 def textbook(model: str) -> Recipe:
-    """As *Dive into Deep Learning* trains: plain SGD at 0.1, batch 128, 10 epochs, fp32, no augmentation, no decay.
+    """As *Dive into Deep Learning* trains: plain SGD at 0.1, batch 128, 10 epochs, fp32, no augmentation, no decay, the
+    images scaled to the size that the model is made for.
 
     Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`.
     """
+    from timm.models import get_pretrained_cfg
+
+    from . import models as models  # registers them
+
+    cfg = get_pretrained_cfg(model)
+    size = cfg.input_size[1] if cfg and cfg.input_size[1] != 28 else 0
     return Recipe(
-        model=model, epochs=10, batch_size=128, lr=0.1, momentum=0.0, weight_decay=0.0, sched="constant",
+        model=model, image_size=size, epochs=10, batch_size=128, lr=0.1, momentum=0.0, weight_decay=0.0, sched="constant",
         warmup_epochs=0.0, label_smoothing=0.0, ema_decay=0.0, flip=False, shift=0, cutout=0, amp="no",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Commands that train, and that make checkpoints of what was trained."""
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable
 
@@ -17,8 +18,11 @@ def _recipe_options(command: Callable) -> Callable:
         if field.name == "model":
             continue
         flag = field.name.replace("_", "-")
-        name = f"--{flag}/--no-{flag}" if kinds[field.name] is bool else f"--{flag}"
-        command = click.option(name, field.name, type=kinds[field.name], default=None, help="Overrides the recipe.")(command)
+        names = [f"--{flag}/--no-{flag}" if kinds[field.name] is bool else f"--{flag}"]
+        names += ["--data"] if field.name == "dataset" else []
+        command = click.option(*names, field.name, type=kinds[field.name], default=None, help="Overrides the recipe.")(
+            command
+        )
     return command
 
 
@@ -29,18 +33,22 @@ def _recipe_options(command: Callable) -> Callable:
 @click.option("--holdout", is_flag=True, help="Leave out the last 5,000 training images and measure on them: for choices.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
+@click.option("--track", default=None, metavar="TRACKER", help="Also log to tensorboard, trackio or wandb.")
 @data_dir_option
 @download_option
 @_recipe_options
-def train_(model, recipe, out, holdout, resume, device, data_dir, download, **fields) -> None:
+def train_(model, recipe, out, holdout, resume, device, track, data_dir, download, **fields) -> None:
     """Train MODEL by a recipe and measure it once."""
     from .. import train
 
     chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
+    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate launch number processes
+        resolved = " ".join(f"{k}={v!r}" for k, v in dataclasses.asdict(chosen).items())
+        click.echo(click.wrap_text(f"recipe {recipe}: {resolved}", width=125), err=True)
     try:
         metrics = train.train(
             chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
-            holdout=holdout, resume=resume, device=device,
+            holdout=holdout, resume=resume, device=device, track=track,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None

@@ -1,10 +1,10 @@
 """Data sets as tensors, augmentation on whole batches, and images of any kind to model input."""
 
-from ._batches import Augment, epoch_batches, normalize
+from ._batches import Augment, epoch_batches, normalize, resize
 from ._images import create_transform, open_image
 from ._splits import SPLITS, Split, default_data_dir, fetch, load_split
 
 __all__ = [
     "SPLITS", "Augment", "Split", "create_transform", "default_data_dir", "epoch_batches", "fetch", "load_split",
-    "normalize", "open_image",
+    "normalize", "open_image", "resize",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Batches: shuffled, augmented and normalised as whole tensors, with no work per image."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,13 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return (images.float() / 255 - shift) / scale
 
 
+def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Float images `(B, C, H, W)` to `(B, C, *size)`, left as they are if that is None, in channels-last memory order."""
+    if size is not None and tuple(images.shape[2:]) != tuple(size):
+        images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Augment:
     """Random changes of whole batches. What is drawn comes from the generator alone, so a seed fixes it.
@@ -24,11 +32,16 @@ class Augment:
         flip: Mirror left and right, each image with probability 1/2.
         shift: Move each image by up to so many pixels along both axes; black comes in.
         cutout: Side of a square that is blanked at a random place (arXiv:1708.04552); 0 for none.
+        erase: Probability that a random rectangle, 2 to 33 % of the image, is blanked (arXiv:1708.04896).
+        mixup, cutmix: Parameter of torchvision's MixUp and CutMix, which `mix` applies; 0 for none.
     """
 
     flip: bool = False
     shift: int = 0
     cutout: int = 0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
         """The random choices for `count` images of `size`, on the CPU; pass them, or a part of them, to `apply`."""
@@ -37,13 +50,20 @@ class Augment:
         def integers(low: int, high: int) -> Tensor:
             return torch.randint(low, high, (count,), generator=generator)
 
-        return dict(
+        choices = dict(
             flip=integers(0, 2).bool(),
             dy=integers(-self.shift, self.shift + 1),
             dx=integers(-self.shift, self.shift + 1),
             top=integers(0, h) - self.cutout // 2,
             left=integers(0, w) - self.cutout // 2,
         )
+        if self.erase:
+            chance, area, log_ratio, y, x = torch.rand(5, count, generator=generator)
+            area, ratio = (0.02 + 0.31 * area) * h * w, torch.exp((2 * log_ratio - 1) * math.log(1 / 0.3))
+            height = (area * ratio).sqrt().clamp(max=h).round() * (chance < self.erase)
+            width = (area / ratio).sqrt().clamp(max=w).round()
+            choices.update(height=height, width=width, y=(y * (h - height + 1)).floor(), x=(x * (w - width + 1)).floor())
+        return choices
 
     def apply(self, images: Tensor, choices: dict[str, Tensor]) -> Tensor:
         """Flips and shifts uint8 images `(B, C, H, W)`. Cutout comes after normalising: `blank`."""
@@ -62,16 +82,34 @@ class Augment:
         return images
 
     def blank(self, images: Tensor, choices: dict[str, Tensor]) -> Tensor:
-        """Sets a square of each normalised image `(B, C, H, W)` to 0, the mean of the data set."""
-        if not self.cutout:
-            return images
-        b, _, h, w = images.shape
-        rows = torch.arange(h, device=images.device) - choices["top"].to(images.device).view(b, 1)  # (B, H)
-        cols = torch.arange(w, device=images.device) - choices["left"].to(images.device).view(b, 1)  # (B, W)
-        inside_rows = (rows >= 0) & (rows < self.cutout)
-        inside_cols = (cols >= 0) & (cols < self.cutout)
-        inside = inside_rows.view(b, 1, h, 1) & inside_cols.view(b, 1, 1, w)
-        return images.masked_fill(inside, 0.0)
+        """Sets squares and rectangles of normalised images `(B, C, H, W)` to 0, the mean of the data set."""
+        if self.cutout:
+            images = _fill(images, choices["top"], choices["left"], self.cutout, self.cutout)
+        if self.erase:
+            images = _fill(images, choices["y"], choices["x"], choices["height"], choices["width"])
+        return images
+
+    def mix(self, images: Tensor, labels: Tensor, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Mixes the images of a batch, by MixUp or CutMix: labels become probabilities `(B, num_classes)`."""
+        from torchvision.transforms import v2
+
+        kinds = [v2.MixUp(alpha=self.mixup, num_classes=num_classes)] if self.mixup else []
+        kinds += [v2.CutMix(alpha=self.cutmix, num_classes=num_classes)] if self.cutmix else []
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.manual_seed(seed)
+            return kinds[int(torch.randint(len(kinds), ()))](images, labels)
+
+
+def _fill(images: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
+    """Zeroes a rectangle of each image `(B, C, H, W)`; its place and size are numbers, or one per image `(B,)`."""
+    b, _, h, w = images.shape
+
+    def inside(start: Tensor, length: Tensor | int, size: int) -> Tensor:
+        offset = torch.arange(size, device=images.device) - start.to(images.device).view(b, 1)  # (B, size)
+        length = length.to(images.device).view(b, 1) if isinstance(length, Tensor) else length
+        return (offset >= 0) & (offset < length)
+
+    return images.masked_fill(inside(top, height, h).view(b, 1, h, 1) & inside(left, width, w).view(b, 1, 1, w), 0.0)
 
 
 def epoch_batches(
@@ -82,6 +120,7 @@ def epoch_batches(
     seed: int,
     epoch: int,
     image_size: tuple[int, int] | None = None,
+    start: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -95,19 +134,27 @@ def epoch_batches(
         batch_size: Of the global batch; `world` divides it.
         augment: What to draw; in pixels of the whole image.
         image_size: Height and width to scale to, last of all; the split's own if None.
+        start: Batches to leave out at the beginning; the others stay what they are.
 
     Yields:
-        Float images `(batch_size // world, C, *image_size)` in channels-last memory order, and labels.
+        Float images `(batch_size // world, C, *image_size)` in channels-last memory order, and labels: class indices, or
+        probabilities `(batch_size // world, K)` where images are mixed.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(split), generator=generator)
     size = (split.images.shape[2], split.images.shape[3])
-    for start in range(0, len(split) - batch_size + 1, batch_size):
+    mixes = augment.mixup > 0 or augment.cutmix > 0
+    everyone = slice(None) if mixes else slice(rank, None, world)  # what is mixed has to be there whole
+    for first in range(0, len(split) - batch_size + 1, batch_size):
         choices = augment.draw(batch_size, size, generator)
-        mine = {k: v[rank::world] for k, v in choices.items()}
-        index = order[start : start + batch_size][rank::world].to(split.images.device)
-        images = augment.apply(split.images[index], mine)
+        mix_seed = int(torch.randint(2**62, (), generator=generator)) if mixes else 0
+        if first < start * batch_size:
+            continue
+        mine = {k: v[everyone] for k, v in choices.items()}
+        index = order[first : first + batch_size][everyone].to(split.images.device)
+        images, labels = augment.apply(split.images[index], mine), split.labels[index]
         images = augment.blank(normalize(images, split.info.mean, split.info.std), mine)
-        if image_size not in (None, size):
-            images = nn.functional.interpolate(images, image_size, mode="bilinear", antialias=True)
-        yield images.contiguous(memory_format=torch.channels_last), split.labels[index]
+        if mixes:
+            images, labels = augment.mix(images, labels, len(split.info.labels), mix_seed)
+            images, labels = images[rank::world], labels[rank::world]
+        yield resize(images, image_size), labels

@@ -1,0 +1,220 @@
+"""What a run is made of: processes, optimiser, schedule, loss, teachers, and checks before it starts."""
+
+import contextlib
+import ctypes
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_bf16_available
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+
+from .. import checkpoints, registry
+from ..datasets import DatasetInfo
+from ..errors import CheckpointError, CnnzooError, unknown
+from ..recipes import Recipe
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out: Path) -> Accelerator:
+    """accelerate's entry point: device, processes, mixed precision, trackers.
+
+    Raises:
+        CnnzooError: The device or tracker is unknown, or the tracker's package is not installed.
+    """
+    if device not in (None, "cpu"):
+        raise CnnzooError(f"device={device!r} was given, allowed is 'cpu'. Leave it out to use the accelerator there is.")
+    if track is not None and track not in TRACKERS:
+        raise unknown("tracker", track, TRACKERS)
+    # accelerate keeps the first run's precision for the whole process; a second run may want another.
+    AcceleratorState._reset_state()
+    on_cpu = device == "cpu" or not torch.accelerator.is_available()
+    if on_cpu:  # some builds lack oneDNN, and with it fast bf16
+        has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        has_bf16 = is_bf16_available()
+    precision = "bf16" if recipe.amp == "bf16" and has_bf16 else "no"
+    try:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, log_with=track, project_dir=out)
+    except ImportError as e:
+        raise CnnzooError(f"track={track!r} was given, and {track} is not installed. Type: pip install {track}") from e
+    if track and not accelerator.log_with:  # accelerate only logs that it dropped it
+        raise CnnzooError(f"track={track!r} was given, and {track} is not installed. Type: pip install {track}")
+    return accelerator
+
+
+def make_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
+    """The model with the data set's channels and classes; where asked with weights, and with a frozen backbone.
+
+    Raises:
+        CnnzooError: The model cannot take the data set's images.
+    """
+    model = registry.create_model(
+        recipe.model,
+        pretrained=recipe.pretrained,
+        in_chans=info.image_size[0],
+        num_classes=len(info.labels),
+        drop_rate=recipe.drop_rate,
+        drop_path_rate=recipe.drop_path_rate or None,
+    )
+    _check_sizes(recipe, model, info)
+    if recipe.freeze:
+        model.requires_grad_(False)
+        model.get_classifier().requires_grad_(True)
+    return model
+
+
+def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
+    """Refuses images that the model cannot take, at the start of the run or at its end."""
+    own, least = info.image_size[1:], model.min_size
+    wanted = {f"Use image_size={least[0]}": recipe.full_size(own), "Use start_size=0": recipe.size_at(0, own)}
+    for advice, (height, width) in wanted.items():
+        if height < least[0] or width < least[1] or (model.fixed_size and (height, width) != least):
+            raise CnnzooError(
+                f"{recipe.model} would get images of {height}x{width} pixels, and takes {least[0]}x{least[1]} "
+                f"{'only' if model.fixed_size else 'or more'}. {advice}."
+            )
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimiser of that name, without weight decay on biases and norms.
+
+    Raises:
+        UnknownNameError: timm has no such optimiser.
+    """
+    if recipe.opt not in list_optimizers():
+        raise unknown("optimiser", recipe.opt, list_optimizers(), hint="timm.optim.list_optimizers() lists them.")
+    takes = get_optimizer_info(recipe.opt)
+    extra: dict[str, Any] = {}
+    if takes.has_momentum:
+        extra.update(momentum=recipe.momentum)
+        if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
+            extra.update(nesterov=False)  # which torch refuses without momentum
+    elif takes.has_betas and takes.num_betas == 2:
+        extra.update(betas=(recipe.momentum, 0.999))
+    if recipe.layer_decay != 1:
+        extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
+    return create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+
+
+class Schedule:
+    """Sets the learning rate for an update, given its number alone, so that a resumed run needs no state of it.
+
+    Args:
+        recipe: `sched`, `epochs`, `warmup_epochs` and `lr` are used.
+        optimizer: Whose learning rates are set.
+        updates: Per epoch.
+    """
+
+    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int) -> None:
+        self.stepped = recipe.sched == "onecycle"  # torch's count their own steps, timm's are told
+        if self.stepped:
+            self.scheduler = OneCycleLR(
+                optimizer,
+                [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups],
+                total_steps=recipe.epochs * updates,
+                pct_start=min(0.5, recipe.warmup_epochs / recipe.epochs),
+                anneal_strategy="linear",
+                cycle_momentum=False,
+            )
+            return
+        self.scheduler, _ = create_scheduler_v2(
+            optimizer,
+            recipe.sched,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.lr / 100,
+            step_on_epochs=False,
+            updates_per_epoch=updates,
+        )
+
+    def set(self, update: int) -> None:
+        """To be called before `update`, counted from 0 over the whole run."""
+        if not self.stepped:
+            self.scheduler.step_update(update)
+            return
+        with warnings.catch_warnings():  # that no update came before: true after resuming, where it catches up
+            warnings.simplefilter("ignore")
+            while self.scheduler.last_epoch < update:
+                self.scheduler.step()
+
+
+class Loss(nn.Module):
+    """Cross-entropy with label smoothing, and, where there are teachers, with the mean of what they say.
+
+    With teachers it is `(1 - distill) * cross-entropy + distill * T^2 * KL(teachers || student)`, both at temperature T
+    (Hinton et al., 2015, arXiv:1503.02531), on the very images that the student sees (arXiv:2106.05237).
+
+    Args:
+        recipe: `label_smoothing`, `distill` and `distill_temperature` are used.
+        teachers: Models in evaluation mode.
+    """
+
+    def __init__(self, recipe: Recipe, teachers: list[nn.Module]) -> None:
+        super().__init__()
+        self.smoothing = recipe.label_smoothing
+        self.share, self.temperature = recipe.distill, recipe.distill_temperature
+        self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
+
+    def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Mean over the batch, of logits `(B, K)` against class indices `(B,)` or probabilities `(B, K)`."""
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        if not self.teachers:
+            return loss
+        t = self.temperature
+        with torch.no_grad():
+            said = torch.stack([teacher(images).float().div(t).softmax(1) for teacher in self.teachers]).mean(0)
+        distance = F.kl_div(logits.float().div(t).log_softmax(1), said, reduction="batchmean")
+        return (1 - self.share) * loss + self.share * t * t * distance
+
+
+def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.Module]:
+    """The models that `recipe.teacher` names: checkpoints of the zoo, or run folders.
+
+    Raises:
+        CheckpointError: A teacher has other classes, or has been trained on the holdout of a run that measures on it.
+    """
+    teachers = []
+    for name in filter(None, (part.strip() for part in recipe.teacher.split(","))):
+        run = Path(name)
+        if run.is_dir():
+            found = checkpoints.read_json(run / "recipe.json")
+            knows_holdout = not found.get("holdout")
+            model = registry.create_model(str(found.get("model")), in_chans=info.image_size[0], num_classes=len(info.labels))
+            checkpoints.load_weights(model, run / checkpoints.WEIGHTS)
+        else:
+            knows_holdout = True
+            model = registry.create_model(name, pretrained=True)
+        if holdout and knows_holdout:
+            raise CheckpointError(
+                f"{name} was given as a teacher; it has been trained on the holdout, which this run measures on. "
+                "Give the run folder of a teacher trained with --holdout."
+            )
+        if (model.in_chans, model.num_classes) != (info.image_size[0], len(info.labels)):
+            raise CheckpointError(
+                f"{name} was given as a teacher; it takes {model.in_chans} channels to {model.num_classes} classes, the "
+                f"data have {info.image_size[0]} and {len(info.labels)}. Give one that was trained on the same data."
+            )
+        teachers.append(model)
+    return teachers
+
+
+def keep_memory() -> None:
+    """Has glibc keep the activations' memory from step to step.
+
+    By default it returns large blocks to the system at every free, and a fifth of a training step on a CPU goes into getting
+    them back page by page. Elsewhere than on Linux with glibc this does nothing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
