@@ -42,8 +42,8 @@ def machine() -> dict[str, Any]:
 def loops(split: Split, *, model: str = "lenet_d2l") -> list[dict[str, Any]]:
     """One epoch of `model` at batch 128: a plain loop as a textbook has it, and ours with the same arithmetic.
 
-    The plain loop takes each image from a `DataLoader` through PIL and `ToTensor`, in fp32; with and without worker processes.
-    Ours is `train.train` with the recipe `textbook`.
+    The plain loop takes each image from a `DataLoader` through PIL and `ToTensor`, in fp32, with and without worker
+    processes. Ours is `train.train` with the recipe `textbook`.
 
     Returns:
         A row each with `loop` and `seconds`; ours also with `times`, how many times faster it is than the faster plain one.
@@ -160,7 +160,6 @@ def cold_starts(
     Returns:
         A row per command: `name`, `seconds`, `top1` and `top1_tta` with one entry per seed.
     """
-    rows = []
     runs = [(name, arguments, seed) for name, arguments in commands.items() for seed in seeds]
     found: dict[str, dict[str, list[float]]] = {name: dict(seconds=[], top1=[], top1_tta=[]) for name in commands}
     for name, arguments, seed in tqdm(runs, desc="cold starts", leave=False, disable=None):
@@ -173,5 +172,4 @@ def cold_starts(
             metrics = json.loads((out / "metrics.json").read_text())
         for key in ("top1", "top1_tta"):
             found[name][key].append(metrics[key])
-    rows = [dict(name=name, command=f"cnnzoo train {' '.join(commands[name])}", **values) for name, values in found.items()]
-    return rows
+    return [dict(name=name, command=f"cnnzoo train {' '.join(commands[name])}", **found[name]) for name in commands]

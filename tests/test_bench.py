@@ -1,0 +1,68 @@
+"""The speed measurements measure what they say, on a few images."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cnnzoo import bench, data, datasets
+from cnnzoo.cli import main
+
+
+@pytest.fixture
+def few(tiny_split, monkeypatch):
+    monkeypatch.setattr(bench, "_BATCH", 8)
+    split = data.Split(tiny_split.images.repeat(4, 1, 1, 1), tiny_split.labels.repeat(4), datasets.FASHION_MNIST)
+    return split
+
+
+def test_both_loops_train_on_every_image(few):
+    rows = bench.loops(few)
+    assert [row["loop"].split(",")[0] for row in rows] == ["DataLoader", "DataLoader", "cnnzoo"]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert rows[-1]["times"] == pytest.approx(min(r["seconds"] for r in rows[:2]) / rows[-1]["seconds"], abs=0.02)
+
+
+def test_the_plain_loop_reads_image_by_image_like_torchvision(few):
+    images = bench._PlainImages(few)
+    image, label = images[3]
+    assert len(images) == 160
+    assert (image * 255).round().byte().equal(few.images[3]) and label == few.labels[3]
+
+
+def test_each_switch_is_turned_on_after_the_other(monkeypatch, few):
+    monkeypatch.setattr(bench, "_SWITCHES", bench._SWITCHES[:3])  # compiling takes long and gains nothing here
+    rows = bench.switches(model="lenet_tiny", steps=3)
+    assert [row["switch"] for row in rows] == ["fp32", "+ bf16", "+ channels_last"]
+    assert rows[0]["times"] == 1
+    assert all(row["images_per_s"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_cold_start_runs_the_command_and_reads_its_accuracy(fashion_mnist_dir):
+    arguments = ["lenet_d2l", "--recipe", "textbook", "--epochs", "1", "--batch-size", "2048"]
+    (row,) = bench.cold_starts(fashion_mnist_dir, {"any": arguments}, seeds=(0, 1))
+    assert row["command"] == "cnnzoo train " + " ".join(arguments)
+    assert len(row["seconds"]) == len(row["top1"]) == len(row["top1_tta"]) == 2
+    assert all(seconds > 1 for seconds in row["seconds"])
+
+
+def test_the_command_prints_tables_and_writes_json(tmp_path, miniature, monkeypatch):
+    monkeypatch.setattr(
+        bench, "loops", lambda split: [dict(loop="plain", seconds=4.0), dict(loop="ours", seconds=1.0, times=4.0)]
+    )
+    monkeypatch.setattr(bench, "switches", lambda: [dict(switch="fp32", images_per_s=1000, times=1.0)])
+    monkeypatch.setattr(
+        bench, "cold_starts",
+        lambda data_dir, commands, seeds: [
+            dict(name=n, command="c", seconds=[10.0, 12.0], top1=[91.0, 92.0], top1_tta=[91.5, 92.5]) for n in commands
+        ],
+    )  # fmt: skip
+    monkeypatch.setattr(data, "load_split", lambda **_: None)
+    out = tmp_path / "bench.json"
+    result = CliRunner().invoke(main, ["bench", "train", "--out", str(out), "--seeds", "2"])
+    assert result.exit_code == 0, result.exception
+    assert "11 ± 1" in result.output and "91.50 ± 0.71" in result.output and "4.0" in result.output
+    found = json.loads(out.read_text())
+    assert found["loops"][1]["times"] == 4.0 and found["hardware"] and found["cores"] >= 1
