@@ -1,0 +1,130 @@
+"""Writers of the formats.
+
+Each takes a pipeline, an example batch, the file, the facts that travel inside, and images to calibrate on.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CnnzooError
+from ._pipeline import Pipeline
+
+FACTS = "cnnzoo.json"
+_MAX_SIDE = 1024  # of images, where the model takes any size
+_EXTRA = 'Type: pip install "cnnzoo[export]"'
+
+
+def _program(pipeline: Pipeline, example: Tensor) -> torch.export.ExportedProgram:
+    dim = torch.export.Dim
+    shapes: dict[int, Any] = {0: dim("batch", min=1, max=4096)}
+    model = pipeline.model
+    if not getattr(model, "fixed_size", True):
+        # From two pixels of the last feature map up: tracing would take a single one for a constant.
+        height, width = (2 * n for n in model.min_size)
+        # Traced at a size of its own per axis, so that the two are not taken for one.
+        h, w = max(example.shape[2], height), max(example.shape[3], width)
+        example = nn.functional.pad(example, (0, w + 8 - example.shape[3], 0, h + 4 - example.shape[2]))
+        shapes |= {2: dim("height", min=height, max=_MAX_SIDE), 3: dim("width", min=width, max=_MAX_SIDE)}
+    with torch.no_grad():
+        return torch.export.export(pipeline, (example,), dynamic_shapes={"images": shapes}, strict=False)
+
+
+def torch_export(pipeline: Pipeline, example: Tensor, path: Path, facts: dict[str, Any], _: Tensor | None) -> None:
+    """A .pt2 file that `torch.export.load` opens."""
+    torch.export.save(_program(pipeline, example), path, extra_files={FACTS: json.dumps(facts)})
+
+
+def aoti(pipeline: Pipeline, example: Tensor, path: Path, facts: dict[str, Any], _: Tensor | None) -> None:
+    """A .pt2 file of native code that `torch._inductor.aoti_load_package` opens, from C++ too."""
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise CnnzooError('format="aoti" needs a C++ compiler, and there is none. Install one, such as the package g++.')
+    metadata = {"aot_inductor.metadata": {FACTS: json.dumps(facts)}, "freezing": True}
+    torch._inductor.aoti_compile_and_package(_program(pipeline, example), package_path=str(path), inductor_configs=metadata)
+
+
+def onnx(pipeline: Pipeline, example: Tensor, path: Path, facts: dict[str, Any], calibration: Tensor | None) -> None:
+    """An .onnx file; 8-bit where there are images to calibrate on."""
+    try:
+        import onnx as onnx_package
+        import onnxruntime  # noqa: F401  opens the file again
+        import onnxscript  # noqa: F401  writes it
+    except ImportError as e:
+        raise CnnzooError(f'format="onnx" needs {e.name}, which is not installed. {_EXTRA}') from e
+    names = ["logits", "probabilities"] if pipeline.preprocess else ["logits"]
+    program = _program(pipeline, example)
+    with contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
+        written = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=names, verbose=False)
+    proto = written.model_proto
+    if calibration is not None:
+        proto = _int8(proto, calibration, path.with_suffix(".int8.onnx"))
+    proto.metadata_props.append(onnx_package.StringStringEntryProto(key=FACTS, value=json.dumps(facts)))
+    onnx_package.save(proto, str(path))
+
+
+@contextlib.contextmanager
+def _quiet(name: str):
+    logger = logging.getLogger(name)
+    former = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(former)
+
+
+def _int8(proto: Any, calibration: Tensor, scratch: Path) -> Any:
+    """Static quantisation by ONNX Runtime: int8 weights per channel, uint8 activations, ranges from real images."""
+    import onnx as onnx_package
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(calibration.split(64))
+
+        def get_next(self) -> dict | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    with _quiet("root"):
+        quantize_static(
+            proto, str(scratch), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "Gemm", "Add"],
+        )  # fmt: skip
+    return onnx_package.load(str(scratch))
+
+
+FORMATS: dict[str, Callable[[Pipeline, Tensor, Path, dict[str, Any], Tensor | None], None]] = {
+    "torch_export": torch_export,
+    "aoti": aoti,
+    "onnx": onnx,
+}
+SUFFIXES = dict(torch_export=".pt2", aoti=".pt2", onnx=".onnx")
+
+
+def compiled(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """A model through torch.compile, warm for batches like `example`; with CUDA graphs on a GPU.
+
+    Args:
+        model: Put into evaluation mode, and to channels-last memory order.
+        example: Normalised images `(B, C, H, W)` on the model's device.
+    """
+    model = model.eval().to(memory_format=torch.channels_last)
+    mode = "reduce-overhead" if example.device.type == "cuda" else None
+    forward = torch.compile(model, mode=mode)
+
+    def call(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return forward(images)
+
+    for _ in range(3):  # compiles, then records and replays the graph
+        call(example)
+    return call
