@@ -196,7 +196,7 @@ def _decode(file: Any, name: str) -> Image.Image:
         raise InputError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from e
     except Image.DecompressionBombError as e:
         raise InputError(f"{name} is too large an image ({e}). Scale it down first.") from e
-    except (OSError, SyntaxError, ValueError) as e:
+    except Exception as e:  # each format's reader raises kinds of its own
         raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
 
 

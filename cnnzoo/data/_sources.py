@@ -91,7 +91,7 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
     arguments: dict[str, Any] = dict(train=train)
     if facts.reader == "SVHN":
         if importlib.util.find_spec("scipy") is None:
-            raise DataError("SVHN comes in MATLAB's format, and the package that reads it is missing. pip install scipy.")
+            raise DataError('SVHN was given, which needs scipy, which is not installed. Type: pip install "cnnzoo[data]"')
         arguments = dict(split="train" if train else "test")
     if facts.variant:
         arguments["split"] = facts.variant
@@ -197,7 +197,9 @@ class _HubImages(Sequence):
 def open_hub(repo: str, data_dir: Path | None, download: bool) -> dict[str, Any]:
     """timm's readers of a data set's training split and, if it has one, its test split."""
     if importlib.util.find_spec("datasets") is None:
-        raise DataError(f"hfds/{repo} was given, and the package that reads it is missing. pip install datasets.")
+        raise DataError(
+            f'hfds/{repo} was given, which needs datasets, which is not installed. Type: pip install "cnnzoo[data]"'
+        )
     import datasets
     from timm.data.readers import create_reader
 
