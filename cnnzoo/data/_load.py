@@ -10,7 +10,7 @@ from torch import Tensor
 from ..datasets import DATASETS, TORCHVISION, DatasetInfo
 from ..errors import CnnzooError, DataError, unknown
 from ._folder import read_folder
-from ._sources import Raw, read_hub, read_torchvision, resize
+from ._sources import Raw, fitted, read_hub, read_torchvision
 from ._splits import SPLITS, Split, default_data_dir, part_of, read_official
 
 _SEED = 0
@@ -123,7 +123,7 @@ def _checked_size(image_size: Sequence[int] | None) -> tuple[int, int, int] | No
 
 def _resized(info: DatasetInfo, data_dir: Path, download: bool, image_size: tuple[int, int, int]) -> Raw:
     parts = [read_official(info, split, data_dir, download) for split in ("train", "test")]
-    train, test = ((resize(p.images, image_size), p.labels) for p in parts)
+    train, test = ((fitted(p.images, image_size), p.labels) for p in parts)
     return Raw(info.name, info.title, info.licence, info.homepage, info.labels, train, test, shuffle=False)
 
 

@@ -55,7 +55,7 @@ def divide(labels: Sequence[int]) -> tuple[list[int], list[int]]:
     return sorted(train), sorted(test)
 
 
-def resize(images: Tensor, image_size: tuple[int, int, int]) -> Tensor:
+def fitted(images: Tensor, image_size: tuple[int, int, int]) -> Tensor:
     """Images `(N, C, H, W)` as `(N, *image_size)`, made to fit as any picture is; as they are where they fit."""
     if tuple(images.shape[1:]) == image_size:
         return images
@@ -77,7 +77,7 @@ def read_torchvision(name: str, data_dir: Path | None, download: bool, image_siz
     for train in (True, False):
         opened = _open_torchvision(facts, data_dir or default_data_dir(), train, download)
         images, targets = _tensors(facts, opened)
-        parts.append((resize(images, size), targets))
+        parts.append((fitted(images, size), targets))
         labels = labels or tuple(opened.classes)
     if facts.variant == "letters":
         labels = labels[1:]  # torchvision calls the class 0, which there is not, N/A
