@@ -7,10 +7,12 @@ from .errors import unknown
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What is known of a data set before opening it.
+    """What is known of a data set: of Fashion-MNIST before opening it, of the others once `data.load_splits` has read them.
+
+    Those others have no `folder`, `files`, `unpacked` or `mirrors`.
 
     Attributes:
-        name: The name in checkpoint tags, such as `fashion_mnist`.
+        name: The name in checkpoint tags, such as `fashion_mnist`; `data.load_split` takes it, and it suits a file name.
         title: The name as people write it.
         folder: Folder below the data directory; torchvision's own layout, so its copies are found.
         files: File name to md5 of the compressed files, in the order train images, train labels, test images, test labels.
@@ -79,8 +81,70 @@ FASHION_MNIST = DatasetInfo(
 DATASETS = {d.name: d for d in (FASHION_MNIST,)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet:
+    """What is known of a data set that torchvision reads. Counts, mean and std are found out when it is read.
+
+    Attributes:
+        title, licence, homepage: As in `DatasetInfo`.
+        reader: The class in `torchvision.datasets`.
+        variant: Which of EMNIST's six parts; empty for the rest.
+        image_size: Channels, height, width to read it into; it is converted where its own differ.
+        labels: Class names, by class index; empty where torchvision's own are good.
+    """
+
+    title: str
+    reader: str
+    variant: str = ""
+    image_size: tuple[int, int, int] = (1, 28, 28)
+    labels: tuple[str, ...] = ()
+    licence: str
+    homepage: str
+
+
+_DIGITS = tuple("0123456789")
+_EMNIST = ("balanced", "byclass", "bymerge", "digits", "letters", "mnist")
+
+TORCHVISION = {
+    "mnist": TorchvisionSet(
+        title="MNIST", reader="MNIST", labels=_DIGITS, licence="CC BY-SA 3.0", homepage="http://yann.lecun.com/exdb/mnist/"
+    ),
+    "kmnist": TorchvisionSet(
+        title="Kuzushiji-MNIST", reader="KMNIST", licence="CC BY-SA 4.0", homepage="https://github.com/rois-codh/kmnist"
+    ),
+    "qmnist": TorchvisionSet(
+        title="QMNIST", reader="QMNIST", labels=_DIGITS, licence="BSD-3-Clause",
+        homepage="https://github.com/facebookresearch/qmnist",
+    ),
+    **{
+        f"emnist_{variant}": TorchvisionSet(
+            title=f"EMNIST {variant}", reader="EMNIST", variant=variant, licence="not stated",
+            homepage="https://www.nist.gov/itl/products-and-services/emnist-dataset",
+        )
+        for variant in _EMNIST
+    },
+    # 16x16 pixels, and the models take 28x28 or more.
+    "usps": TorchvisionSet(
+        title="USPS", reader="USPS", labels=_DIGITS, licence="not stated",
+        homepage="https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass.html#usps",
+    ),
+    "cifar10": TorchvisionSet(
+        title="CIFAR-10", reader="CIFAR10", image_size=(3, 32, 32), licence="not stated",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "cifar100": TorchvisionSet(
+        title="CIFAR-100", reader="CIFAR100", image_size=(3, 32, 32), licence="not stated",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "svhn": TorchvisionSet(
+        title="SVHN", reader="SVHN", image_size=(3, 32, 32), labels=_DIGITS, licence="non-commercial use only",
+        homepage="http://ufldl.stanford.edu/housenumbers/",
+    ),
+}  # fmt: skip
+
+
 def get_dataset_info(name: str) -> DatasetInfo:
-    """Facts about the data set called `name`.
+    """Facts about the data set called `name`, one of those that are known before they are read.
 
     Raises:
         UnknownNameError: There is no such data set; the message lists what there is.

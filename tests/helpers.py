@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import cnnzoo
+from cnnzoo.data import Split
 from cnnzoo.datasets import FASHION_MNIST, DatasetInfo
 from cnnzoo.summary import Count, count
 
@@ -88,6 +89,11 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     if expected.device.type != "meta" and expected.numel():
         assert torch.isfinite(expected).all()
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5 * expected.abs().max().item())
+
+
+def grays(split: Split) -> list[int]:
+    """The first pixel of each image, which tells images of one gray value apart."""
+    return split.images[:, 0, 0, 0].tolist()
 
 
 # -- a data set of a few images ------------------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 from ._batches import Augment, epoch_batches, normalize, resize
 from ._images import create_transform, open_image
-from ._splits import SPLITS, Split, default_data_dir, fetch, load_split
+from ._load import load_split, load_splits
+from ._splits import SPLITS, Split, default_data_dir, fetch
 
 __all__ = [
     "SPLITS", "Augment", "Split", "create_transform", "default_data_dir", "epoch_batches", "fetch", "load_split",
-    "normalize", "open_image", "resize",
+    "load_splits", "normalize", "open_image", "resize",
 ]  # fmt: skip

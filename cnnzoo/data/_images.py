@@ -1,7 +1,8 @@
 """From an image of any kind to a model's input; the one place that looks at images one at a time."""
 
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import DataError, InputError
+
+_LISTED = 10  # broken files that an error names
 
 
 def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
@@ -35,13 +39,63 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
         raise InputError(f"The model takes {chans} channels; images can be made into 1 or 3. Build it with in_chans=1 or 3.")
     return v2.Compose(
         [
-            ToMode("L" if chans == 1 else "RGB"),
-            FitPad((height, width), config["interpolation"]),
-            v2.PILToTensor(),
+            _to_pixels((chans, height, width), config["interpolation"]),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(config["mean"], config["std"]),
         ]
     )
+
+
+def _to_pixels(image_size: tuple[int, int, int], interpolation: str) -> Callable[[Image.Image], Tensor]:
+    """From a PIL image of any mode and size to uint8 `(C, H, W)`."""
+    from torchvision.transforms import v2
+
+    chans, height, width = image_size
+    return v2.Compose([ToMode("L" if chans == 1 else "RGB"), FitPad((height, width), interpolation), v2.PILToTensor()])
+
+
+def read_images(
+    sources: Iterable[Any],
+    names: list[str],
+    image_size: tuple[int, int, int],
+    *,
+    place: str,
+    skip_broken: bool = False,
+) -> tuple[Tensor, list[int]]:
+    """Many images of any kind as one tensor, made to fit just as `create_transform` does it for the models here.
+
+    Args:
+        sources: What `open_image` takes.
+        names: What messages call each of them.
+        image_size: Channels (1 or 3), height and width to make of each.
+        place: Where they all are, for messages.
+        skip_broken: Leave out, with a warning, what cannot be read.
+
+    Returns:
+        uint8 `(N, *image_size)`, and the indices of the N images among `sources`.
+
+    Raises:
+        DataError: An image cannot be read, and `skip_broken` is false.
+    """
+    transform = _to_pixels(image_size, "bilinear")
+    images = torch.empty((len(names), *image_size), dtype=torch.uint8)
+    good: list[int] = []
+    reasons: dict[str, str] = {}
+    bar = tqdm(zip(names, sources, strict=True), total=len(names), desc="reading images", leave=False, disable=None)
+    for i, (name, source) in enumerate(bar):
+        try:
+            images[len(good)] = transform(open_image(source))
+            good.append(i)
+        except InputError as e:
+            reasons[name] = str(e)
+    if reasons:
+        more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+        listed = ", ".join(list(reasons)[:_LISTED]) + more
+        text = f"{len(reasons)} of {len(names)} images in {place} cannot be used: {listed}"
+        if not skip_broken:
+            raise DataError(f"{text}. {next(iter(reasons.values()))} Or leave out all that are broken: skip_broken=True.")
+        warnings.warn(f"{text}; they are left out.", stacklevel=2)
+    return images[: len(good)], good
 
 
 class ToMode(nn.Module):
@@ -98,7 +152,7 @@ class FitPad(nn.Module):
 
 
 def open_image(source: Any) -> Image.Image:
-    """A PIL image from a path, a PIL image, a NumPy array or a tensor.
+    """A PIL image from a path, an open binary file, a PIL image, a NumPy array or a tensor.
 
     Args:
         source: Arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1 or 3 channels; uint8, or float in [0, 1].
@@ -110,6 +164,8 @@ def open_image(source: Any) -> Image.Image:
         image = source
     elif isinstance(source, (str, os.PathLike)):
         image = _open_file(Path(source))
+    elif hasattr(source, "read"):
+        image = _decode(source, "The file")
     elif isinstance(source, (np.ndarray, Tensor)):
         image = _from_array(source)
     else:
@@ -128,16 +184,20 @@ def _open_file(path: Path) -> Image.Image:
         raise InputError(f"{path} does not exist. Check the spelling, or pass an existing image file.")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes), an image file is needed. Copy or export it again.")
+    return _decode(path, str(path))
+
+
+def _decode(file: Any, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as e:
-        raise InputError(f"{path} is not an image that Pillow can read. Convert it to PNG or JPEG.") from e
+        raise InputError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from e
     except Image.DecompressionBombError as e:
-        raise InputError(f"{path} is too large an image ({e}). Scale it down first.") from e
-    except (OSError, SyntaxError, ValueError) as e:
-        raise InputError(f"{path} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
+        raise InputError(f"{name} is too large an image ({e}). Scale it down first.") from e
+    except Exception as e:  # each format's reader raises kinds of its own
+        raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
 
 
 def _from_array(array: np.ndarray | Tensor) -> Image.Image:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..datasets import DatasetInfo, get_dataset_info
-from ..errors import DataError, unknown
+from ..datasets import DatasetInfo
+from ..errors import DataError
 
 SPLITS = ("train", "fit", "holdout", "test")
 
@@ -51,34 +51,22 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "cnnzoo"
 
 
-def load_split(
-    name: str = "fashion_mnist", split: str = "test", *, data_dir: str | Path | None = None, download: bool = False
-) -> Split:
-    """Reads one split of a data set, every file checked against its md5.
-
-    Args:
-        name: The data set.
-        split: `"train"` (all 60,000), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
-            without the last 5,000, and those.
-        data_dir: Folder that holds `FashionMNIST/raw`, as torchvision lays it out; `default_data_dir()` if None.
-        download: Fetch what is missing.
-
-    Raises:
-        DataError: A file is missing, truncated, altered or unreadable; the message says which and where it belongs.
-    """
-    info = get_dataset_info(name)
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-    folder = Path(data_dir or default_data_dir()).expanduser() / info.folder
+def read_official(info: DatasetInfo, split: str, data_dir: Path, download: bool) -> Split:
+    """One split of a data set whose files and md5s are known, every file checked; see `load_split`."""
+    folder = data_dir / info.folder
     names = list(info.files)[2:] if split == "test" else list(info.files)[:2]
     if download:
         fetch(info, folder, names)
     images = _read_idx(info, folder, names[0])
     labels = _read_idx(info, folder, names[1])
-    whole = Split(images.view(-1, *info.image_size), labels.long(), info)
+    return part_of(Split(images.view(-1, *info.image_size), labels.long(), info), split)
+
+
+def part_of(whole: Split, split: str) -> Split:
+    """Of all training images those of `split`; anything but `"fit"` and `"holdout"` is the whole."""
     if split == "fit":
-        return whole[: -info.holdout]
-    return whole[-info.holdout :] if split == "holdout" else whole
+        return whole[: -whole.info.holdout]
+    return whole[-whole.info.holdout :] if split == "holdout" else whole
 
 
 def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
@@ -100,7 +88,7 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
         for mirror in info.mirrors:
             try:
                 # Under another name until its md5 is known to be right.
-                with _quiet_unless_watched():
+                with quiet_unless_watched():
                     download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
                 os.replace(folder / f"{name}.part", folder / name)
                 break
@@ -116,8 +104,8 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
             )
 
 
-def _quiet_unless_watched() -> contextlib.AbstractContextManager:
-    # torchvision's progress bar has no switch, and goes to wherever stderr is.
+def quiet_unless_watched() -> contextlib.AbstractContextManager:
+    """Keeps foreign progress bars off a stderr that is no terminal: torchvision's has no switch."""
     return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 

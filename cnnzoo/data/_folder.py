@@ -1,0 +1,100 @@
+"""A user's own pictures: a folder per class."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ._images import read_images
+from ._sources import TEST_NAMES, Raw, divide
+
+_TRAIN_NAMES = ("train", "training")
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave beside pictures
+
+
+def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, skip_broken: bool) -> Raw:
+    """Pictures in `train/CLASS/` and `test/CLASS/`, or in `CLASS/` alone; see `load_splits`.
+
+    Raises:
+        DataError: There are no classes, one is empty, test has one that train lacks, or a file is no image.
+    """
+    if data_dir is None:
+        raise DataError("The data set 'folder' was given without its place. Pass the folder as data_dir= (--data-dir).")
+    try:
+        train_dir, test_dir = _layout(data_dir)
+        files = _files(train_dir)
+        tests = _files(test_dir) if test_dir else None
+    except OSError as e:
+        raise DataError(f"{e.filename} cannot be read ({e.strerror}). Check its name and permissions.") from e
+    classes = sorted(files)
+    if len(classes) < 2:
+        raise DataError(
+            f"{train_dir} has {len(classes)} class folders ({', '.join(classes) or 'none'}), two are needed at least. Put "
+            "the pictures of each class into a folder of its name, CLASS/*.png."
+        )
+    if tests is not None and (strangers := sorted(set(tests) - set(files))):
+        raise DataError(
+            f"{test_dir} has classes that {train_dir} lacks: {', '.join(strangers)}. Allowed: {', '.join(classes)}. Name "
+            "the folders alike in both."
+        )
+    train = [(path, classes.index(k)) for k in classes for path in files[k]]
+    if tests is not None:
+        test = [(path, classes.index(k)) for k in sorted(tests) for path in tests[k]]
+    else:
+        train, test = ([train[i] for i in part] for part in divide([label for _, label in train]))
+    size = image_size or (1, 28, 28)
+    parts = [_read(part, data_dir, size, skip_broken) for part in (train, test)]
+    counts = parts[0][1].bincount(minlength=len(classes)).tolist()
+    if 0 in counts:
+        raise DataError(
+            f"None of the pictures of class {classes[counts.index(0)]} in {train_dir} can be read, one is needed at least. "
+            "Export them again, or remove the class."
+        )
+    return Raw("folder", data_dir.resolve().name, "not stated", "", tuple(classes), *parts, shuffle=True)
+
+
+def _layout(root: Path) -> tuple[Path, Path | None]:
+    """The folder of training classes, and that of test classes if it is another."""
+    folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    train = next((folders[n] for n in _TRAIN_NAMES if n in folders), None)
+    test = next((folders[n] for n in TEST_NAMES if n in folders), None)
+    if train and test:
+        return train, test
+    # A class may well be called train, but then it has pictures and no classes of its own.
+    for lone in filter(None, (train, test)):
+        if any(p.is_dir() for p in lone.iterdir()):
+            raise DataError(
+                f"{root} has the folder {lone.name} alone. Allowed are train and test (or {', '.join(TEST_NAMES[1:])}) side "
+                f"by side, or class folders. Add the other one, or pass {lone} itself to have a fifth of it for testing."
+            )
+    return root, None
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each class, at any depth, sorted. All that is not hidden has to be an image: nothing is passed over."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if not entry.is_dir() or _hidden(entry.name):
+            continue
+        paths = []
+        for place, inner, names in os.walk(entry):
+            inner[:] = [n for n in inner if not _hidden(n)]
+            paths += [Path(place, n) for n in names if not _hidden(n)]
+        if not paths:
+            raise DataError(f"The class folder {entry} is empty, one picture is needed at least. Fill it or remove it.")
+        found[entry.name] = sorted(paths)
+    return found
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def _read(
+    files: list[tuple[Path, int]], root: Path, image_size: tuple[int, int, int], skip_broken: bool
+) -> tuple[Tensor, Tensor]:
+    names = [path.relative_to(root).as_posix() for path, _ in files]
+    images, good = read_images((path for path, _ in files), names, image_size, place=str(root), skip_broken=skip_broken)
+    return images, torch.tensor([files[i][1] for i in good], dtype=torch.int64)

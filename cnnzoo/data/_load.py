@@ -1,0 +1,194 @@
+"""Any data set by its name: read, checked, counted, and cut into splits."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..datasets import DATASETS, TORCHVISION, DatasetInfo
+from ..errors import CnnzooError, DataError, unknown
+from ._folder import read_folder
+from ._sources import Raw, fitted, read_hub, read_torchvision
+from ._splits import SPLITS, Split, default_data_dir, part_of, read_official
+
+_SEED = 0
+_CHUNK = 10_000  # images that are counted at a time
+_IMBALANCE = 5  # times as many images of one class as of another, from which on a warning is due
+
+
+def load_split(
+    name: str = "fashion_mnist",
+    split: str = "test",
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    image_size: tuple[int, int, int] | None = None,
+    skip_broken: bool = False,
+) -> Split:
+    """Reads one split of a data set; see `load_splits`, which reads several at the cost of one."""
+    return load_splits(
+        name, (split,), data_dir=data_dir, download=download, image_size=image_size, skip_broken=skip_broken
+    )[0]  # fmt: skip
+
+
+def load_splits(
+    name: str,
+    splits: Sequence[str] = SPLITS,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    image_size: tuple[int, int, int] | None = None,
+    skip_broken: bool = False,
+) -> tuple[Split, ...]:
+    """Reads splits of a data set. Their `info` has its sizes, classes, mean and std.
+
+    Args:
+        name: One of
+
+            - `fashion_mnist`: every file is checked against its md5.
+            - `mnist`, `kmnist`, `qmnist`, `usps`, `cifar10`, `cifar100`, `svhn`, `emnist` (its balanced part; another is
+              `emnist/letters`, say): through torchvision, which checks what it downloads and CIFAR's and SVHN's files.
+            - `folder`: pictures of any size and mode in `data_dir/train/CLASS/` and `data_dir/test/CLASS/` (`val`, `valid`
+              or `validation` will do), or in `data_dir/CLASS/` alone; then a fifth of each class, drawn once and for all
+              from the sorted file names, is the test split. Classes are in the order of their names.
+            - `hfds/ORG/NAME`: a data set of the Hugging Face Hub, through timm's reader and the package datasets.
+        splits: `"train"` (all training images), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
+            without the last 10 % (at most 5,000), and those. Where the training images come by class or from `folder` or
+            `hfds`, they are first put into a random order, always the same, in which every part has each class.
+        data_dir: Folder of the data, as torchvision lays it out (`FashionMNIST/raw`); `default_data_dir()` if None, and for
+            `hfds` the Hub's own cache.
+        download: Fetch what is missing, or unpack it; nothing is fetched otherwise.
+        image_size: Channels (1 or 3), height, width to make of every image as `create_transform` does; the set's own if
+            None, and 1x28x28 for `folder`, `hfds` and USPS.
+        skip_broken: Leave out, with a warning, pictures that cannot be read.
+
+    Returns:
+        A `Split` per name in `splits`. Mean and std are always those of `"train"`, so that `"fit"` is normalised alike.
+        A warning tells if the largest class of the training images has more than 5 times the images of the smallest.
+
+    Raises:
+        UnknownNameError: There is no such data set or split.
+        DataError: A file is missing, truncated, altered or unreadable; the message says which and where it belongs.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+    name = _canonical(name)
+    size = _checked_size(image_size)
+    folder = Path(data_dir).expanduser() if data_dir else None
+    if name in DATASETS and size in (None, DATASETS[name].image_size):
+        return tuple(read_official(DATASETS[name], s, folder or default_data_dir(), download) for s in splits)
+    if name in DATASETS:
+        raw = _resized(DATASETS[name], folder or default_data_dir(), download, size)
+    elif name in TORCHVISION:
+        raw = read_torchvision(name, folder, download, size)
+    elif name == "folder":
+        raw = read_folder(folder, size, skip_broken)
+    else:
+        raw = read_hub(name, folder, download, size, skip_broken)
+    train, test = _counted(raw)
+    if {"train", "fit"} & set(splits):
+        _warn_of_imbalance(train)
+    return tuple(test if split == "test" else part_of(train, split) for split in splits)
+
+
+def _canonical(name: str) -> str:
+    """The one name of what may be called by several: with a slash as people write it, without as in a checkpoint's tag."""
+    if name.startswith("hfds--"):
+        name = name.replace("--", "/")
+    if name.startswith("hfds/") and name != "hfds/":
+        return name
+    if name.startswith("emnist"):
+        name = "emnist_balanced" if name == "emnist" else name.replace("/", "_")
+        if name not in TORCHVISION:
+            raise unknown("data set", name, [k for k in TORCHVISION if k.startswith("emnist")])
+    known = [*DATASETS, *(k for k in TORCHVISION if not k.startswith("emnist_")), "emnist", "folder", "hfds/ORG/NAME"]
+    if name not in known and name not in TORCHVISION:
+        raise unknown("data set", name, known)
+    return name
+
+
+def _checked_size(image_size: Sequence[int] | None) -> tuple[int, int, int] | None:
+    if image_size is None:
+        return None
+    size = tuple(image_size)
+    if len(size) != 3 or size[0] not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in size):
+        raise CnnzooError(
+            f"image_size={image_size} was given, allowed are channels (1 or 3), height and width. Write (1, 28, 28), say."
+        )
+    return size
+
+
+def _resized(info: DatasetInfo, data_dir: Path, download: bool, image_size: tuple[int, int, int]) -> Raw:
+    parts = [read_official(info, split, data_dir, download) for split in ("train", "test")]
+    train, test = ((fitted(p.images, image_size), p.labels) for p in parts)
+    return Raw(info.name, info.title, info.licence, info.homepage, info.labels, train, test, shuffle=False)
+
+
+def _counted(raw: Raw) -> tuple[Split, Split]:
+    """The training and the test split of what was read, with all that is known of it."""
+    for split, (images, labels) in dict(training=raw.train, test=raw.test).items():
+        least = 2 if split == "training" else 1
+        if len(images) < least or len(images) != len(labels):
+            raise DataError(
+                f"{raw.title} has {len(images)} {split} images and {len(labels)} labels, {least} are needed at least, and "
+                "as many labels as images. Add images, or download the data again."
+            )
+        if labels.min() < 0 or labels.max() >= len(raw.labels):
+            raise DataError(
+                f"The {split} labels of {raw.title} go from {labels.min()} to {labels.max()}, allowed is 0 to "
+                f"{len(raw.labels) - 1}. Download the data again, or choose a data set whose images are all labelled."
+            )
+    images, labels = raw.train
+    if raw.shuffle:
+        order = mixed(labels)
+        images, labels = images[order], labels[order]
+    mean, std = mean_std(images)
+    info = DatasetInfo(
+        name=raw.name, title=raw.title, folder="", files={}, unpacked={}, mirrors=(),
+        image_size=tuple(images.shape[1:]), mean=mean, std=std, labels=raw.labels,
+        num_train=len(images), num_test=len(raw.test[0]), holdout=max(1, min(5_000, len(images) // 10)),
+        licence=raw.licence, homepage=raw.homepage,
+    )  # fmt: skip
+    return Split(images, labels, info), Split(*raw.test, info)
+
+
+def mixed(labels: Tensor) -> Tensor:
+    """An order of `labels` `(N,)`, random and always the same, that spreads each class evenly from the first to the last."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels[order] == label).nonzero()[:, 0]
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return order[place.argsort(stable=True)]
+
+
+def mean_std(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images `(N, C, H, W)`, scaled to [0, 1].
+
+    They are exact up to the last rounding, since they come from how often each of the 256 values occurs. A channel that
+    is the same everywhere gets 1 for its standard deviation, so that it can be divided by.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(images.shape[1]):
+        counts = sum(part[:, channel].flatten().bincount(minlength=256) for part in images.split(_CHUNK))
+        weights = counts.double() / counts.sum()
+        mean = (weights * values).sum()
+        means.append(round(mean.item(), 6))
+        stds.append(round((weights * (values - mean) ** 2).sum().sqrt().item(), 6) or 1.0)
+    return tuple(means), tuple(stds)
+
+
+def _warn_of_imbalance(train: Split) -> None:
+    counts = train.labels.bincount(minlength=len(train.info.labels))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] > _IMBALANCE * counts[least]:
+        names = train.info.labels
+        warnings.warn(
+            f"{train.info.title} is imbalanced: {names[most]} has {counts[most]:,} training images, {names[least]} "
+            f"{counts[least]:,}.",
+            stacklevel=3,
+        )

@@ -1,0 +1,249 @@
+"""Data sets that others read: torchvision, and timm's reader of the Hugging Face Hub."""
+
+import contextlib
+import importlib.util
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..datasets import TORCHVISION, TorchvisionSet
+from ..errors import DataError
+from ._images import read_images
+from ._splits import default_data_dir, quiet_unless_watched
+
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as it was read, before anything is counted.
+
+    Attributes:
+        name, title, licence, homepage, labels: As in `datasets.DatasetInfo`.
+        train, test: Images, uint8 `(N, C, H, W)`, and labels, int64 `(N,)`.
+        shuffle: Whether the training images come in an order, such as by class, that spoils a holdout at their end.
+    """
+
+    name: str
+    title: str
+    licence: str
+    homepage: str
+    labels: tuple[str, ...]
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    shuffle: bool
+
+
+def divide(labels: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Indices to train on, and to test on: a fifth of each class, at least one of two; the same in every run."""
+    classes: dict[int, list[int]] = {}
+    for i, label in enumerate(labels):
+        classes.setdefault(label, []).append(i)
+    train, test = [], []
+    for members in classes.values():
+        random.Random(_SEED).shuffle(members)
+        count = len(members) // 5 or min(1, len(members) - 1)
+        test += members[:count]
+        train += members[count:]
+    return sorted(train), sorted(test)
+
+
+def fitted(images: Tensor, image_size: tuple[int, int, int]) -> Tensor:
+    """Images `(N, C, H, W)` as `(N, *image_size)`, made to fit as any picture is; as they are where they fit."""
+    if tuple(images.shape[1:]) == image_size:
+        return images
+    return read_images(images, [str(i) for i in range(len(images))], image_size, place="memory")[0]
+
+
+# -- torchvision ---------------------------------------------------------------------------------------------------------
+
+
+def read_torchvision(name: str, data_dir: Path | None, download: bool, image_size: tuple[int, int, int] | None) -> Raw:
+    """A data set of `datasets.TORCHVISION`, from its official files as torchvision lays them out below `data_dir`.
+
+    Raises:
+        DataError: torchvision cannot read or download it, or a package is missing.
+    """
+    facts = TORCHVISION[name]
+    size = image_size or facts.image_size
+    parts, labels = [], facts.labels
+    for train in (True, False):
+        opened = _open_torchvision(facts, data_dir or default_data_dir(), train, download)
+        images, targets = _tensors(facts, opened)
+        parts.append((fitted(images, size), targets))
+        labels = labels or tuple(opened.classes)
+    if facts.variant == "letters":
+        labels = labels[1:]  # torchvision calls the class 0, which there is not, N/A
+    ordered = bool((parts[0][1].diff() >= 0).all())
+    return Raw(name, facts.title, facts.licence, facts.homepage, labels, *parts, shuffle=ordered)
+
+
+def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, download: bool) -> Any:
+    from torchvision import datasets
+
+    arguments: dict[str, Any] = dict(train=train)
+    if facts.reader == "SVHN":
+        if importlib.util.find_spec("scipy") is None:
+            raise DataError('SVHN was given, which needs scipy, which is not installed. Type: pip install "cnnzoo[data]"')
+        arguments = dict(split="train" if train else "test")
+    if facts.variant:
+        arguments["split"] = facts.variant
+    try:
+        with quiet_unless_watched():
+            return getattr(datasets, facts.reader)(str(data_dir), download=download, **arguments)
+    except Exception as e:  # a damaged file raises whatever its format's reader does
+        advice = (
+            f"Go online and try again, or put its official files (see {facts.homepage}) there."
+            if download
+            else "Pass the folder that holds them as data_dir= (--data-dir, CNNZOO_DATA_DIR), or let them be downloaded or "
+            "unpacked: download=True (--download)."
+        )
+        raise DataError(
+            f"{facts.title} cannot be read from {data_dir} ({_reason(e)}). Allowed are its official files, laid out as "
+            f"torchvision does. {advice}"
+        ) from e
+
+
+def _reason(e: Exception) -> str:
+    """The first line of what a library says, less its own advice."""
+    lines = str(e).strip().splitlines() or [type(e).__name__]
+    return lines[0].split(". You can use")[0].rstrip(".:")
+
+
+def _tensors(facts: TorchvisionSet, opened: Any) -> tuple[Tensor, Tensor]:
+    """Images `(N, C, H, W)` and labels `(N,)` of one of torchvision's objects, each of which has a layout of its own."""
+    images = torch.as_tensor(opened.data)
+    targets = torch.as_tensor(opened.labels if facts.reader == "SVHN" else opened.targets, dtype=torch.int64)
+    if facts.reader == "EMNIST":
+        images = images.transpose(1, 2)  # the files hold columns first
+    if facts.reader == "QMNIST":
+        targets = targets[:, 0]  # the rest is who wrote it
+    if facts.variant == "letters":
+        targets = targets - 1  # a is 1 in the files
+    if images.dim() == 3:
+        images = images.unsqueeze(1)  # (N, H, W) -> (N, 1, H, W)
+    elif facts.reader.startswith("CIFAR"):
+        images = images.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+    return images.contiguous(), targets
+
+
+# -- the Hugging Face Hub ------------------------------------------------------------------------------------------------
+
+
+def read_hub(
+    name: str, data_dir: Path | None, download: bool, image_size: tuple[int, int, int] | None, skip_broken: bool
+) -> Raw:
+    """The data set `hfds/ORG/NAME` through timm's reader; without a test split a fifth of each class is it.
+
+    Raises:
+        DataError: The package datasets is missing, the data set is not there, or an image cannot be read.
+    """
+    repo = name.removeprefix("hfds/")
+    readers = open_hub(repo, data_dir, download)
+    values = {split: list(reader.iter_targets()) for split, reader in readers.items()}
+    classes = readers["train"].class_to_idx
+    if classes:
+        index = {i: i for i in classes.values()}
+    else:
+        found = sorted(set(values["train"]), key=lambda v: (isinstance(v, str), v))
+        index = {v: i for i, v in enumerate(found)}
+        classes = {str(v): i for v, i in index.items()}
+    parts = {}
+    for split, reader in readers.items():
+        if strangers := {str(v) for v in values[split] if v not in index}:
+            raise DataError(
+                f"The {split} split of {repo} has the label {sorted(strangers)[0]}, its classes are {', '.join(classes)}. "
+                "Choose a data set whose splits are labelled alike."
+            )
+        names = [f"image {i} ({split})" for i in range(len(reader))]
+        images, good = read_images(
+            _HubImages(reader), names, image_size or (1, 28, 28), place=repo, skip_broken=skip_broken
+        )  # fmt: skip
+        parts[split] = (images, torch.tensor([index[values[split][i]] for i in good], dtype=torch.int64))
+    if "test" not in parts:
+        images, labels = parts["train"]
+        parts = {k: (images[i], labels[i]) for k, i in zip(("train", "test"), divide(labels.tolist()), strict=True)}
+    tag = name.replace("/", "--")
+    page = f"https://huggingface.co/datasets/{repo}"
+    return Raw(tag, repo, "see its homepage", page, tuple(classes), parts["train"], parts["test"], shuffle=True)
+
+
+class _HubImages(Sequence):
+    """The files of a reader's images, opened as they are asked for."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> io.BytesIO:
+        if index >= len(self):
+            raise IndexError(index)
+        try:
+            with self.reader[index][0] as file:
+                return io.BytesIO(file.read())
+        except (OSError, TypeError, AssertionError):  # no image in this row, or its file is gone
+            return io.BytesIO()  # which is listed among the broken ones
+
+
+def open_hub(repo: str, data_dir: Path | None, download: bool) -> dict[str, Any]:
+    """timm's readers of a data set's training split and, if it has one, its test split."""
+    if importlib.util.find_spec("datasets") is None:
+        raise DataError(
+            f'hfds/{repo} was given, which needs datasets, which is not installed. Type: pip install "cnnzoo[data]"'
+        )
+    import datasets
+    from timm.data.readers import create_reader
+
+    root = None if data_dir is None else str(data_dir)
+    with quiet_unless_watched(), contextlib.nullcontext() if download else _offline():
+        try:
+            tables = datasets.load_dataset(repo, cache_dir=root)
+        except Exception as e:  # of the network, the Hub, pyarrow, or the data set's own
+            raise DataError(
+                f"hfds/{repo} cannot be read ({_reason(e)}). Allowed is a data set of the Hub, hfds/ORG/NAME. Check its "
+                "name, or let it be downloaded: download=True (--download)."
+            ) from e
+        if "train" not in tables:
+            raise DataError(f"{repo} has the splits {', '.join(tables)}, train is needed. Choose another data set.")
+        columns = tables["train"].features
+        images = [k for k, v in columns.items() if isinstance(v, datasets.Image)]
+        labels = [k for k, v in columns.items() if isinstance(v, datasets.ClassLabel)]
+        labels += [k for k in ("label", "labels") if k in columns]
+        if not images or not labels:
+            raise DataError(
+                f"{repo} has the columns {', '.join(columns)}; one of images and one of labels are needed. Choose a data "
+                "set for image classification."
+            )
+        splits = {"train": "train"}
+        if test := next((k for k in TEST_NAMES if k in tables), None):
+            splits["test"] = test
+        return {
+            k: create_reader(f"hfds/{repo}", root, split, input_key=images[0], target_key=labels[0])
+            for k, split in splits.items()
+        }
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    # Neither datasets nor timm's reader has an argument for it, and both libraries read their switch at every request.
+    import datasets.config
+    import huggingface_hub.constants
+
+    switches = (datasets.config, huggingface_hub.constants)
+    before = [module.HF_HUB_OFFLINE for module in switches]
+    try:
+        for module in switches:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for module, value in zip(switches, before, strict=True):
+            module.HF_HUB_OFFLINE = value

@@ -1,0 +1,226 @@
+"""A user's own pictures: found in their folders, divided, and refused by name where they are broken."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from helpers import grays
+from PIL import Image
+from test_images import MODES, picture
+
+import cnnzoo
+from cnnzoo import evaluate
+from cnnzoo.data import create_transform, load_split, load_splits, normalize, open_image
+from cnnzoo.errors import DataError
+
+
+def gray(path: Path, value: int, size: tuple[int, int] = (28, 28)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+def fill(root: Path, counts: dict[str, int], start: int = 0) -> None:
+    """Pictures of one gray value each, all different."""
+    for label, count in counts.items():
+        for i in range(count):
+            gray(root / label / f"{i:03}.png", start)
+            start += 1
+
+
+@pytest.mark.parametrize("image_size", [None, (1, 28, 28), (3, 32, 40)])
+def test_pictures_of_any_mode_and_size_come_as_predict_sees_them(tmp_path, image_size):
+    fill(tmp_path / "train", dict(cats=3, dogs=3))
+    suffixes = {"F": "tif", "LA": "png", "P": "png", "RGBA": "png", "1": "png", "I": "tif", "I;16": "png", "CMYK": "jpg"}
+    for i, mode in enumerate([m for m in MODES if m in suffixes] + ["L", "RGB"]):
+        for label, size in dict(cats=(40 + i, 30), dogs=(9, 20 + i)).items():
+            path = tmp_path / "test" / label / f"{i}.{suffixes.get(mode, 'gif' if mode == 'L' else 'png')}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture(mode, *size, seed=i).save(path)
+    split = load_split("folder", data_dir=tmp_path, image_size=image_size)
+    chans, *size = image_size or (1, 28, 28)
+    model = timm.create_model("lenet_tiny", device="meta", in_chans=chans, img_size=tuple(size))
+    transform = create_transform(model)
+    paths = sorted((tmp_path / "test").rglob("*.*"))
+    assert split.info.labels == ("cats", "dogs")
+    assert split.labels.tolist() == [split.info.labels.index(path.parent.name) for path in paths]
+    expected = torch.stack([transform(open_image(path)) for path in paths])
+    mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
+    torch.testing.assert_close(normalize(split.images, tuple(mean), tuple(std)), expected)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "val"), ("Train", "Validation"), ("training", "valid")])
+def test_training_and_test_folders_are_found_by_their_usual_names(tmp_path, names):
+    fill(tmp_path / names[0], dict(a=4, b=4))
+    fill(tmp_path / names[1], dict(a=1, b=2), start=100)
+    train, test = load_splits("folder", ("train", "test"), data_dir=tmp_path)
+    assert sorted(grays(train)) == list(range(8))
+    assert grays(test) == [100, 101, 102] and test.labels.tolist() == [0, 1, 1]
+    assert train.info.title == tmp_path.name
+
+
+def test_class_folders_alone_are_divided_the_same_way_every_time(tmp_path):
+    counts = dict(c=21, a=9, b=6, train=2)  # train is a class here: it has pictures and no folders
+    fill(tmp_path / "first", counts)
+    with pytest.warns(UserWarning, match="imbalanced"):
+        train, test = load_splits("folder", ("train", "test"), data_dir=tmp_path / "first")
+    assert train.info.labels == ("a", "b", "c", "train")
+    assert sorted(grays(train) + grays(test)) == list(range(38))
+    assert test.labels.bincount().tolist() == [1, 1, 4, 1]
+    for folder in sorted((tmp_path / "first").iterdir(), reverse=True):  # written in another order
+        for path in sorted(folder.iterdir(), reverse=True):
+            gray(tmp_path / "second" / folder.name / path.name, Image.open(path).getpixel((0, 0)))
+    again = load_split("folder", data_dir=tmp_path / "second")
+    assert grays(again) == grays(test)
+
+
+def test_the_holdout_of_a_folder_has_every_class_and_none_of_the_rest(tmp_path):
+    fill(tmp_path, dict(a=60, b=60, c=60))
+    fit, holdout = load_splits("folder", ("fit", "holdout"), data_dir=tmp_path)
+    assert len(fit) == 130 and len(holdout) == 14
+    assert sorted(holdout.labels.bincount().tolist()) == [4, 5, 5]
+    assert not set(grays(fit)) & set(grays(holdout))
+    values = dict(enumerate(range(0, 180, 60)))
+    for split in (fit, holdout):  # labels stay with their images
+        assert all(values[k] <= v < values[k] + 60 for v, k in zip(grays(split), split.labels.tolist(), strict=True))
+
+
+def test_pictures_lie_at_any_depth_and_hidden_files_are_not_theirs(tmp_path):
+    fill(tmp_path / "a", {"": 2, "deep/deeper": 3})
+    fill(tmp_path, dict(b=4), start=5)
+    for name in (".DS_Store", "Thumbs.db", ".cache/x.png"):
+        (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_bytes(b"no picture")
+    (tmp_path / ".git").mkdir()
+    train, test = load_splits("folder", ("train", "test"), data_dir=tmp_path)
+    assert sorted(grays(train) + grays(test)) == list(range(9))
+
+
+def broken_folder(root: Path, count: int) -> None:
+    fill(root / "train", dict(a=20, b=20))
+    fill(root / "test", dict(a=2, b=2), start=100)
+    for i in range(count):
+        (root / "train" / "a" / f"broken{i:02}.png").write_bytes(b"" if i % 2 else b"not an image")
+
+
+def test_broken_files_are_listed_by_name_ten_and_how_many_more(tmp_path):
+    broken_folder(tmp_path, 12)
+    with pytest.raises(DataError) as e:
+        load_split("folder", "train", data_dir=tmp_path)
+    text = str(e.value)
+    assert text.startswith(f"12 of 52 images in {tmp_path} cannot be used: train/a/broken00.png, train/a/broken01.png, ")
+    assert "broken09.png and 2 more." in text and "broken10" not in text
+    assert "not an image that Pillow can read" in text and "skip_broken=True" in text
+
+
+def test_broken_files_are_skipped_only_on_request_and_reported(tmp_path):
+    broken_folder(tmp_path, 3)
+    with pytest.warns(UserWarning, match=r"3 of 43 images.*broken00.png, .*broken02.png; they are left out"):
+        train = load_split("folder", "train", data_dir=tmp_path, skip_broken=True)
+    assert sorted(grays(train)) == list(range(40))
+    assert all((value >= 20) == label for value, label in zip(grays(train), train.labels.tolist(), strict=True))
+    assert train.info.num_train == 40
+
+
+def test_a_broken_file_does_not_move_the_others_between_training_and_test(tmp_path):
+    fill(tmp_path, dict(a=30, b=30))
+    before = load_split("folder", data_dir=tmp_path)
+    (tmp_path / "a" / "005.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="a/005.png"):
+        after = load_split("folder", data_dir=tmp_path, skip_broken=True)
+    assert grays(after) == [v for v in grays(before) if v != 5]
+
+
+def test_a_class_of_broken_files_alone_is_refused(tmp_path):
+    fill(tmp_path, dict(a=6, b=6))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "x.png").write_bytes(b"")
+    with pytest.warns(UserWarning), pytest.raises(DataError, match="class c.*can be read"):
+        load_split("folder", data_dir=tmp_path, skip_broken=True)
+
+
+def no_folder(root):
+    pass
+
+
+def a_file(root):
+    root.write_text("")
+
+
+def no_classes(root):
+    gray(root / "x.png", 1)
+
+
+def one_class(root):
+    fill(root, dict(a=3))
+
+
+def empty_class(root):
+    fill(root, dict(a=3, b=3))
+    (root / "c").mkdir()
+
+
+def empty_test_class(root):
+    fill(root / "train", dict(a=3, b=3))
+    fill(root / "test", dict(a=3))
+    (root / "test" / "b").mkdir()
+
+
+def stranger(root):
+    fill(root / "train", dict(a=3, b=3))
+    fill(root / "test", dict(a=3, B=3))
+
+
+def no_test(root):
+    fill(root / "train", dict(a=3, b=3))
+
+
+def flat(root):
+    fill(root, dict(train=3, test=3))
+
+
+FOLDERS = {
+    no_folder: r"data cannot be read \(No such file",
+    a_file: r"data cannot be read \(Not a directory",
+    no_classes: r"has 0 class folders \(none\), two.*CLASS/",
+    one_class: r"has 1 class folders \(a\), two",
+    empty_class: "class folder .*data/c is empty.*remove",
+    empty_test_class: "class folder .*data/test/b is empty.*remove",
+    stranger: "data/test has classes that .*data/train lacks: B. Allowed: a, b",
+    no_test: "has the folder train alone.*train and test.*pass .*data/train",
+    flat: "data/train has 0 class folders",
+}
+
+
+@pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
+def test_a_folder_that_is_no_data_set_is_refused_with_what_to_do(make, tmp_path):
+    make(tmp_path / "data")
+    with pytest.raises(DataError, match=FOLDERS[make]):
+        load_split("folder", data_dir=tmp_path / "data")
+
+
+def test_a_folder_has_to_be_named():
+    with pytest.raises(DataError, match="data_dir="):
+        load_split("folder")
+
+
+@pytest.mark.parametrize(("counts", "warns"), [(dict(a=26, b=5, c=9), True), (dict(a=25, b=5, c=9), False)])
+def test_more_than_five_to_one_is_warned_of_where_one_trains(tmp_path, counts, warns):
+    fill(tmp_path / "train", counts)
+    fill(tmp_path / "test", dict(a=1, b=1), start=100)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_splits("folder", ("test", "holdout"), data_dir=tmp_path)
+        assert not caught
+        load_split("folder", "fit", data_dir=tmp_path)
+    texts = [str(w.message) for w in caught]
+    assert texts == [f"{tmp_path.name} is imbalanced: a has 26 training images, b 5."] * warns
+
+
+def test_a_model_built_from_the_facts_takes_the_images(tmp_path):
+    fill(tmp_path, dict(a=6, b=6, c=6))
+    split = load_split("folder", data_dir=tmp_path, image_size=(3, 32, 32))
+    info = split.info
+    model = cnnzoo.create_model("resnet_tiny", in_chans=info.image_size[0], num_classes=len(info.labels))
+    assert len(evaluate.evaluate(model, split).per_class) == 3
