@@ -15,6 +15,7 @@ class Recipe:
     Attributes:
         model: The model's name.
         dataset: The data set's name, see `datasets`.
+        in_chans: Channels to make of the images, 1 or 3; 0 for their own.
         epochs: Passes over the training images.
         batch_size: Images per update, over all processes.
         opt: An optimiser of `timm.optim.create_optimizer_v2`, such as `sgd` (with Nesterov momentum) or `adamw`.
@@ -50,6 +51,7 @@ class Recipe:
 
     model: str
     dataset: str = "fashion_mnist"
+    in_chans: int = 0
     epochs: int = 30
     batch_size: int = 128
     opt: str = "sgd"
@@ -111,7 +113,8 @@ class Recipe:
 
 _MANY = 1_000_000
 _RANGES = (
-    ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1), ("weight_decay", 0, 10),
+    ("in_chans", 0, 3), ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1),
+    ("weight_decay", 0, 10),
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
     ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("image_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
     ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("accumulate", 1, _MANY), ("distill", 0, 1),
@@ -175,8 +178,6 @@ def textbook(model: str) -> Recipe:
     Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`.
     """
     from timm.models import get_pretrained_cfg
-
-    from . import models as models  # registers them
 
     cfg = get_pretrained_cfg(model)
     size = cfg.input_size[1] if cfg and cfg.input_size[1] != 28 else 0

@@ -1,19 +1,25 @@
 """A user's own pictures: found in their folders, divided, and refused by name where they are broken."""
 
+import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from helpers import grays
 from PIL import Image
+from safetensors.torch import load_file
 from test_images import MODES, picture
 
 import cnnzoo
-from cnnzoo import evaluate
+from cnnzoo import evaluate, train
+from cnnzoo.cli import main
 from cnnzoo.data import create_transform, load_split, load_splits, normalize, open_image
 from cnnzoo.errors import DataError
+from cnnzoo.recipes import Recipe
 
 
 def gray(path: Path, value: int, size: tuple[int, int] = (28, 28)) -> None:
@@ -224,3 +230,50 @@ def test_a_model_built_from_the_facts_takes_the_images(tmp_path):
     info = split.info
     model = cnnzoo.create_model("resnet_tiny", in_chans=info.image_size[0], num_classes=len(info.labels))
     assert len(evaluate.evaluate(model, split).per_class) == 3
+
+
+# -- training on them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    """Forty pictures each of bright tops and bright bottoms, of many sizes."""
+    for label, rows in (("top", slice(0, 10)), ("bottom", slice(10, 20))):
+        folder = tmp_path / "shapes" / label
+        folder.mkdir(parents=True)
+        for i in range(40):
+            pixels = np.random.default_rng(i).integers(0, 60, (20, 20 + i % 7), dtype=np.uint8)
+            pixels[rows] += 150
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "shapes"
+
+
+def test_fine_tuning_on_a_folder_of_pictures_learns_them(shapes, tmp_path):
+    out = tmp_path / "run"
+    args = ["train", "lenet_tiny", "--pretrained", "--data-dir", str(shapes), "--out", str(out), "--epochs", "8"]
+    args += ["--batch-size", "16", "--warmup-epochs", "1", "--ema-decay", "0", "--device", "cpu", "--cutout", "0"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    recipe, metrics = (json.loads((out / name).read_text()) for name in ("recipe.json", "metrics.json"))
+    assert (recipe["dataset"], recipe["pretrained"]) == ("folder", True)
+    assert len(metrics["per_class"]) == 2
+    assert metrics["top1"] >= 90
+
+
+def test_pictures_are_read_in_the_channels_and_size_asked_for(shapes, tmp_path):
+    recipe = Recipe(
+        model="resnet_tiny", dataset="folder", in_chans=3, image_size=20, epochs=1, warmup_epochs=0, batch_size=8, amp="no"
+    )
+    metrics = train.train(recipe, tmp_path / "run", data_dir=shapes, device="cpu")
+    assert metrics["macs"] < cnnzoo.info("resnet_tiny")["macs"]
+    assert load_file(tmp_path / "run" / "model.safetensors")["stem.0.conv.weight"].shape[1] == 3
+
+
+def test_broken_pictures_stop_training_unless_they_are_to_be_skipped(shapes, tmp_path):
+    (shapes / "top" / "broken.png").write_bytes(b"")
+    args = ["train", "lenet_tiny", "--data-dir", str(shapes), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    args += ["--batch-size", "16", "--warmup-epochs", "0", "--device", "cpu"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1 and "top/broken.png" in result.output
+    with pytest.warns(UserWarning, match="top/broken.png"):
+        assert CliRunner().invoke(main, [*args, "--skip-broken"]).exit_code == 0

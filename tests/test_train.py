@@ -358,6 +358,19 @@ def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):
 # -- watching ------------------------------------------------------------------------------------------------------------
 
 
+def test_tensorboard_gets_every_epoch(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature, track="tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = {path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*")}  # the recipe has one of its own
+    logs = [EventAccumulator(str(folder)).Reload() for folder in folders]
+    log = next(log for log in logs if "train_loss" in log.Tags()["scalars"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(e.step, e.value) for e in log.Scalars("train_loss")] == [
+        (line["epoch"], pytest.approx(line["train_loss"])) for line in lines
+    ]
+
+
 def test_an_unknown_or_missing_tracker_is_refused(recipe, tmp_path, miniature):
     with pytest.raises(UnknownNameError, match="tensorboard"):
         run(recipe, tmp_path / "run", miniature, track="tensorbord")

@@ -11,7 +11,9 @@ from .. import data
 from ..errors import CnnzooError
 
 data_dir_option = click.option(
-    "--data-dir", metavar="DIR", help="Folder that holds FashionMNIST/raw.  [default: $CNNZOO_DATA_DIR, else the cache]"
+    "--data-dir",
+    metavar="DIR",
+    help="Folder of the data, say of FashionMNIST/raw.  [default: $CNNZOO_DATA_DIR, else the cache]",
 )
 download_option = click.option(
     "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"

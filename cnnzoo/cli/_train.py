@@ -34,12 +34,19 @@ def _recipe_options(command: Callable) -> Callable:
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
 @click.option("--track", default=None, metavar="TRACKER", help="Also log to tensorboard, trackio or wandb.")
+@click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be read.")
 @data_dir_option
 @download_option
 @_recipe_options
-def train_(model, recipe, out, holdout, resume, device, track, data_dir, download, **fields) -> None:
-    """Train MODEL by a recipe and measure it once."""
-    from .. import train
+def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data_dir, download, **fields) -> None:
+    """Train MODEL by a recipe and measure it once.
+
+    A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
+    """
+    from .. import data, train
+
+    if fields["dataset"] is None and data_dir and data.is_image_folder(data_dir):
+        fields["dataset"] = "folder"
 
     chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
     if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate launch number processes
@@ -48,7 +55,7 @@ def train_(model, recipe, out, holdout, resume, device, track, data_dir, downloa
     try:
         metrics = train.train(
             chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
-            holdout=holdout, resume=resume, device=device, track=track,
+            holdout=holdout, resume=resume, device=device, track=track, skip_broken=skip_broken,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None

@@ -55,6 +55,19 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
     return Raw("folder", data_dir.resolve().name, "not stated", "", tuple(classes), *parts, shuffle=True)
 
 
+def is_image_folder(data_dir: str | Path) -> bool:
+    """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`."""
+    from PIL import Image
+
+    endings = tuple(Image.registered_extensions())
+    return any(
+        path.name.lower().endswith(endings)
+        for pattern in ("*/*", "*/*/*")
+        for path in Path(data_dir).expanduser().glob(pattern)
+        if path.is_file()
+    )
+
+
 def _layout(root: Path) -> tuple[Path, Path | None]:
     """The folder of training classes, and that of test classes if it is another."""
     folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}

@@ -94,6 +94,13 @@ def load_splits(
     return tuple(test if split == "test" else part_of(train, split) for split in splits)
 
 
+def size_of(name: str) -> tuple[int, int, int] | None:
+    """Channels, height and width of a data set's images; None for those that have no size of their own."""
+    name = _canonical(name)
+    known = DATASETS.get(name) or TORCHVISION.get(name)
+    return known.image_size if known else None
+
+
 def _canonical(name: str) -> str:
     """The one name of what may be called by several: with a slash as people write it, without as in a checkpoint's tag."""
     if name.startswith("hfds--"):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import CnnzooError
 from ._pipeline import Pipeline
 
-FACTS = "cnnzoo.json"
+FACTS = "cnnzoo"
 _MAX_SIDE = 1024  # of images, where the model takes any size
 _EXTRA = 'Type: pip install "cnnzoo[export]"'
 

@@ -26,7 +26,17 @@ from .. import checkpoints, data, evaluate, summary
 from ..errors import CnnzooError, TrainingError
 from ..files import atomic, write_json
 from ..recipes import Recipe
-from ._parts import Loss, Schedule, keep_memory, load_teachers, make_accelerator, make_model, make_optimizer
+from ._parts import (
+    Loss,
+    Schedule,
+    check_batch,
+    keep_memory,
+    load_teachers,
+    make_accelerator,
+    make_model,
+    make_optimizer,
+    read_size,
+)
 from ._saving import CHECKPOINT, damaged, environment, load_state, make_folder, save_state
 
 __all__ = ["CHECKPOINT", "Loss", "Run", "environment", "keep_memory", "train"]
@@ -78,6 +88,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     track: str | None = None,
+    skip_broken: bool = False,
 ) -> dict[str, Any]:
     """Trains a model and measures it once.
 
@@ -87,7 +98,7 @@ def train(
     Args:
         recipe: What to do.
         out: The run folder; made if it does not exist.
-        data_dir, download: See `data.load_split`.
+        data_dir, download, skip_broken: See `data.load_splits`.
         holdout: Train on the training images without the holdout, and measure on that after every epoch; for choices.
             Otherwise all training images are trained on and the test set is read once, at the end.
         resume: Go on from where the run folder's run was, if it has one.
@@ -104,15 +115,11 @@ def train(
     """
     out = Path(out)
     accelerator = make_accelerator(recipe, device, track, out)
-    split = data.load_split(recipe.dataset, "fit" if holdout else "train", data_dir=data_dir, download=download)
-    judge = data.load_split(recipe.dataset, "holdout" if holdout else "test", data_dir=data_dir, download=download)
+    splits = ("fit", "holdout") if holdout else ("train", "test")
+    where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+    split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     split = split.to(accelerator.device)
-    parts = accelerator.num_processes * recipe.accumulate
-    if recipe.batch_size > len(split) or recipe.batch_size % parts:
-        raise CnnzooError(
-            f"batch_size={recipe.batch_size} was given for {len(split)} images, {accelerator.num_processes} processes and "
-            f"accumulate={recipe.accumulate}. Choose one that {parts} divides and the data set exceeds."
-        )
+    check_batch(recipe, len(split), accelerator.num_processes)
     run = _start(recipe, holdout, out, accelerator, split)
     make_folder(out, resume)
     accelerator.wait_for_everyone()  # before the main process puts a checkpoint there

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-from .. import checkpoints, registry
+from .. import checkpoints, data, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
@@ -50,6 +50,25 @@ def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out:
     if track and not accelerator.log_with:  # accelerate only logs that it dropped it
         raise CnnzooError(f"track={track!r} was given, and {track} is not installed. Type: pip install {track}")
     return accelerator
+
+
+def read_size(recipe: Recipe) -> tuple[int, int, int] | None:
+    """Channels, height and width to read images at; None for their own. Data sets of one size are scaled batch by batch."""
+    own = data.size_of(recipe.dataset)
+    if own is None:
+        side = recipe.image_size or 28
+        return (recipe.in_chans or 1, side, side)
+    return (recipe.in_chans, *own[1:]) if recipe.in_chans else None
+
+
+def check_batch(recipe: Recipe, images: int, processes: int) -> None:
+    """Refuses a batch that does not go into the data, or not evenly into processes and parts."""
+    parts = processes * recipe.accumulate
+    if recipe.batch_size > images or recipe.batch_size % parts:
+        raise CnnzooError(
+            f"batch_size={recipe.batch_size} was given for {images} images, {processes} processes and "
+            f"accumulate={recipe.accumulate}. Choose one that {parts} divides and the data set exceeds."
+        )
 
 
 def make_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
