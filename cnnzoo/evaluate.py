@@ -149,7 +149,8 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
         topk: Answers per image.
 
     Returns:
-        For one image a list of `topk` pairs (label, probability), most probable first; for a list, a list of those.
+        For one image a list of `topk` pairs (label, probability), most probable first; for a list, a list of those. The
+        probabilities are calibrated, where the model's checkpoint has a temperature.
 
     Raises:
         InputError: An image cannot be read, the list is empty, or `topk` is out of range.
@@ -162,11 +163,13 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
         raise InputError(f"topk={topk} was given, allowed is 1 to {model.num_classes}. Pass topk=1, say.")
     transform = create_transform(model)
     reference = next(model.parameters())
+    temperature = getattr(model, "temperature", 1.0)
     chunks = []
     with torch.inference_mode(), evaluation_mode(model):
         for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
             tensors = [transform(open_image(image)) for image in batch[start : start + _CHUNK]]
-            chunks.append(model(torch.stack(tensors).to(reference)).float().softmax(1).cpu())
+            logits = model(torch.stack(tensors).to(reference)).float()
+            chunks.append((logits / temperature).softmax(1).cpu())
     values, classes = torch.cat(chunks).topk(topk)
     labels = class_labels(model)
     answers = [

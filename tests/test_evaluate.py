@@ -8,6 +8,7 @@ from PIL import Image
 
 import cnnzoo
 from cnnzoo import checkpoints, data, evaluate
+from cnnzoo.drawings import garments
 from cnnzoo.errors import InputError
 
 
@@ -158,3 +159,38 @@ def test_real_images_get_their_own_labels(model, fashion_mnist_dir):
     answers = evaluate.predict(model, list(split.images[:100]))
     right = sum(best[0][0] == split.info.labels[i] for best, i in zip(answers, split.labels[:100].tolist(), strict=True))
     assert right >= 90
+
+
+# -- calibration ---------------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_are_those_of_the_checkpoints_temperature():
+    model = cnnzoo.create_model("resnext_small", pretrained=True).eval()
+    assert model.temperature == checkpoints.metrics("resnext_small.fashion_mnist")["temperature"] != 1
+    image = garments()["Shirt"]
+    with torch.inference_mode():
+        logits = model(cnnzoo.create_transform(model)(image)[None])[0]
+    assert evaluate.predict(model, image)[0][1] == pytest.approx(
+        (logits / model.temperature).softmax(0).max().item(), abs=1e-6
+    )
+
+
+def test_a_model_that_is_not_the_checkpoints_has_no_temperature():
+    assert cnnzoo.create_model("resnext_small").temperature == 1
+    assert cnnzoo.create_model("resnext_small", pretrained=True, num_classes=5).temperature == 1
+    model = cnnzoo.create_model("resnext_small", pretrained=True, in_chans=3)
+    assert model.temperature != 1  # the same logits on gray images
+    model.reset_classifier(10)
+    assert model.temperature == 1
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", cnnzoo.list_pretrained())
+def test_the_temperature_makes_the_test_sets_probabilities_truer(name, fashion_mnist_dir):
+    model = cnnzoo.create_model(name, pretrained=True)
+    split = cnnzoo.load_split(split="test", data_dir=fashion_mnist_dir)
+    logits = evaluate.predict_logits(model, split)
+    before, after = evaluate.measure(logits, split.labels), evaluate.measure(logits / model.temperature, split.labels)
+    assert after.ece < before.ece / 2
+    assert after.loss < before.loss
+    assert after.top1 == before.top1

@@ -102,6 +102,7 @@ def _facts(network: nn.Module, dtype: str, quantize: str | None, preprocess: boo
         labels=list(evaluate.class_labels(network)),
         mean=list(cfg.get("mean", (0.0,))),
         std=list(cfg.get("std", (1.0,))),
+        temperature=float(getattr(network, "temperature", 1.0)),
         in_chans=network.in_chans,
         architecture=cfg.get("architecture") or type(network).__name__,
         dataset=cfg.get("tag"),

@@ -49,7 +49,7 @@ class Exported:
         if len(outputs) == 2:
             probabilities = outputs[1]
         else:
-            e = np.exp(logits - logits.max(1, keepdims=True))
+            e = np.exp((logits - logits.max(1, keepdims=True)) / self.facts["temperature"])
             probabilities = e / e.sum(1, keepdims=True)
         return [self.labels[i] for i in logits.argmax(1)], probabilities
 

@@ -66,6 +66,8 @@ class ConvNet(nn.Module):
         num_features: Channels of the last feature map.
         head_hidden_size: Width of what the classifier sees.
         feature_info: One entry per feature level: the stem, then each stage.
+        temperature: What logits are divided by before they are taken for probabilities; 1, or what the checkpoint's
+            calibration found. `forward` gives logits as they are.
 
     Shape: `(B, in_chans, H, W)` to `(B, num_classes)`.
 
@@ -73,6 +75,7 @@ class ConvNet(nn.Module):
         InputError: On `forward`, for images it cannot take; the message says which it can.
     """
 
+    temperature = 1.0
     residual = True  # whether drop_path_rate has blocks to act on
 
     def __init__(
@@ -261,6 +264,7 @@ class ConvNet(nn.Module):
         # The head may have no parameters left, so the whole model says where to put the new ones.
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.num_classes = num_classes
+        self.temperature = 1.0
         self.global_pool = self.head.pool_type
         self.head_hidden_size = self.head.num_features
         self._set_limits()
@@ -326,13 +330,17 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
         TypeError: A keyword is unknown.
     """
     row = {**sizes[arch], **kwargs}
+    name = None
     if pretrained:
         name = _checkpoint_name(arch, row.get("pretrained_cfg"), row.get("pretrained_cfg_overlay"))
         if name is not None:
             weights = checkpoints.locate(name, row.get("cache_dir"))
             row["pretrained_cfg_overlay"] = dict(row.get("pretrained_cfg_overlay") or {}, file=str(weights))
     feature_cfg = dict(out_indices=None, feature_cls="getter")  # None: all levels
-    return build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
+    model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
+    if name is not None and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
+        model.temperature = checkpoints.metrics(name)["temperature"]
+    return model
 
 
 def _checkpoint_name(arch: str, cfg: Any, overlay: dict | None) -> str | None:
