@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .data import Split, create_transform, normalize, open_image, resize
+from .data import Split, create_transform, normalize, open_image, photo_steps, resize
 from .errors import InputError
 
 _CHUNK = 256  # images that predict holds as tensors at a time
@@ -140,13 +141,14 @@ def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: i
     return measure(logits, split.labels)
 
 
-def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
+def predict(model: nn.Module, images: Any, topk: int = 1, *, photo: bool = False) -> list:
     """What the model takes images for.
 
     Args:
         model: A classifier; labels come from its checkpoint, or are its class indices as text if it has none.
         images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them.
         topk: Answers per image.
+        photo: They are photos of garments: make of each what Fashion-MNIST would have made of it, see `data.photo_steps`.
 
     Returns:
         For one image a list of `topk` pairs (label, probability), most probable first; for a list, a list of those. The
@@ -162,12 +164,13 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
     if not 1 <= topk <= model.num_classes:
         raise InputError(f"topk={topk} was given, allowed is 1 to {model.num_classes}. Pass topk=1, say.")
     transform = create_transform(model)
+    read = _from_photo if photo else open_image
     reference = next(model.parameters())
     temperature = getattr(model, "temperature", 1.0)
     chunks = []
     with torch.inference_mode(), evaluation_mode(model):
         for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
-            tensors = [transform(open_image(image)) for image in batch[start : start + _CHUNK]]
+            tensors = [transform(read(image)) for image in batch[start : start + _CHUNK]]
             logits = model(torch.stack(tensors).to(reference)).float()
             chunks.append((logits / temperature).softmax(1).cpu())
     values, classes = torch.cat(chunks).topk(topk)
@@ -177,6 +180,10 @@ def predict(model: nn.Module, images: Any, topk: int = 1) -> list:
         for row_classes, row_values in zip(classes.tolist(), values.tolist(), strict=True)
     ]
     return answers if many else answers[0]
+
+
+def _from_photo(source: Any) -> Image.Image:
+    return photo_steps(source)["8-bit"]
 
 
 def class_labels(model: nn.Module) -> tuple[str, ...]:

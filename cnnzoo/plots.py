@@ -239,6 +239,15 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "") -> 
     return figure
 
 
+def steps(images: dict[str, Any]) -> Figure:
+    """Pictures in a row, each with its name and size, such as those of `data.photo_steps`."""
+    figure, tiles = _tiles(len(images), len(images), "From a photo to the data set's format", caption=0.4)
+    for axes, (name, image) in zip(tiles, images.items(), strict=True):
+        axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{name}\n{image.width}x{image.height}", fontsize=9)
+    return figure
+
+
 # -- shared --------------------------------------------------------------------------------------------------------------
 
 

@@ -140,14 +140,24 @@ def eval_(
 @click.argument("images", nargs=-1, required=True)
 @click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
 @click.option("--topk", default=3, show_default=True, help="Answers per image.")
+@click.option("--photo", is_flag=True, help="They are photos: treat them as Fashion-MNIST's makers treated theirs.")
+@click.option("--show", metavar="FILE", help="With --photo: draw the steps of the first one (needs the extra plot).")
 @device_option
 @json_option
-def predict(images: tuple[str, ...], model: str, topk: int, device: str, as_json: bool) -> None:
+def predict(
+    images: tuple[str, ...], model: str, topk: int, photo: bool, show: str | None, device: str, as_json: bool
+) -> None:  # fmt: skip
     """Name what IMAGES show: files of any size and mode; light on black is what the model knows."""
-    from .. import evaluate
+    from .. import data, evaluate
 
+    if show and not photo:
+        raise click.UsageError("--show draws the steps of --photo; give both.")
     network = pretrained(model, device)
-    answers = evaluate.predict(network, list(images), topk=topk)
+    answers = evaluate.predict(network, list(images), topk=topk, photo=photo)
+    if show:
+        from .. import plots
+
+        plots.save(plots.steps(data.photo_steps(images[0])), show)
     if as_json:
         found = [
             dict(image=image, answers=[dict(label=label, probability=round(p, 4)) for label, p in best])
