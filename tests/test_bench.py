@@ -5,13 +5,15 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from cnnzoo import bench, data, datasets
+from cnnzoo import bench, checkpoints, data, datasets
+from cnnzoo.bench import _train
 from cnnzoo.cli import main
+from cnnzoo.errors import CnnzooError
 
 
 @pytest.fixture
 def few(tiny_split, monkeypatch):
-    monkeypatch.setattr(bench, "_BATCH", 8)
+    monkeypatch.setattr(_train, "_BATCH", 8)
     split = data.Split(tiny_split.images.repeat(4, 1, 1, 1), tiny_split.labels.repeat(4), datasets.FASHION_MNIST)
     return split
 
@@ -24,14 +26,14 @@ def test_both_loops_train_on_every_image(few):
 
 
 def test_the_plain_loop_reads_image_by_image_like_torchvision(few):
-    images = bench._PlainImages(few)
+    images = _train._PlainImages(few)
     image, label = images[3]
     assert len(images) == 160
     assert (image * 255).round().byte().equal(few.images[3]) and label == few.labels[3]
 
 
 def test_each_switch_is_turned_on_after_the_other(monkeypatch, few):
-    monkeypatch.setattr(bench, "_SWITCHES", bench._SWITCHES[:3])  # compiling takes long and gains nothing here
+    monkeypatch.setattr(_train, "_SWITCHES", _train._SWITCHES[:3])  # compiling takes long and gains nothing here
     rows = bench.switches(model="lenet_tiny", steps=3)
     assert [row["switch"] for row in rows] == ["fp32", "+ bf16", "+ channels_last"]
     assert rows[0]["times"] == 1
@@ -66,3 +68,18 @@ def test_the_command_prints_tables_and_writes_json(tmp_path, miniature, monkeypa
     assert "11 ± 1" in result.output and "91.50 ± 0.71" in result.output and "4.0" in result.output
     found = json.loads(out.read_text())
     assert found["loops"][1]["times"] == 4.0 and found["hardware"] and found["cores"] >= 1
+
+
+@pytest.mark.data
+def test_every_form_of_a_model_is_timed_and_as_accurate_as_the_model(fashion_mnist_dir):
+    rows = bench.forms("lenet_tiny", wanted=("eager", "torch_export"), batches=(1, 8), data_dir=fashion_mnist_dir)
+    assert [(r["model"], r["form"]) for r in rows[:2]] == [("lenet_tiny", "eager"), ("lenet_tiny", "torch_export")]
+    assert [r["model"] for r in rows[2:]] == ["timm resnet18", "timm test_resnet", "torchvision resnet18"]
+    expected = checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"]
+    assert all(r["top1"] == pytest.approx(expected, abs=0.02) for r in rows[:2])
+    assert all(r["latency_ms"] > 0 and r["images_per_s"][8] > 0 for r in rows)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(CnnzooError, match="torch_export"):
+        bench.forms("lenet_tiny", wanted=("tensorrt",))

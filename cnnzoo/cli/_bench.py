@@ -66,6 +66,31 @@ def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as
     click.echo(f"\nWritten to {out}.")
 
 
+@bench.command("infer")
+@click.argument("model", default="resnext_small")
+@click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
+@data_dir_option
+@json_option
+def infer(model: str, out: str, data_dir: str | None, as_json: bool) -> None:
+    """MODEL in every form (eager, compiled, exported), against other libraries' models on the same images."""
+    from .. import bench
+
+    found = dict(bench.machine(), rows=bench.forms(model, data_dir=data_dir))
+    write_json(Path(out), found)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{found['hardware']}, torch {found['torch']}; raw 1x28x28 pixels to probabilities\n")
+    batches = list(found["rows"][0]["images_per_s"])
+    rows = [
+        [r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}", f"{r['latency_ms']:.2f}"]
+        + [f"{r['images_per_s'][b]:,}" for b in batches]
+        for r in found["rows"]
+    ]
+    table(["model", "form", "test top-1", "ms at batch 1", *(f"images/s at {b}" for b in batches)], rows)
+    click.echo(f"\nWritten to {out}.")
+
+
 def _spread(values: list[float], digits: int) -> str:
     std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{std}"

@@ -20,7 +20,17 @@ from ._exported import Exported, load_exported
 from ._formats import FORMATS, SUFFIXES, compiled
 from ._pipeline import Pipeline, fold_batch_norms, make_pipeline
 
-__all__ = ["FORMATS", "ExportError", "Exported", "Pipeline", "compiled", "export", "fold_batch_norms", "load_exported"]
+__all__ = [
+    "FORMATS",
+    "ExportError",
+    "Exported",
+    "Pipeline",
+    "compiled",
+    "export",
+    "fold_batch_norms",
+    "load_exported",
+    "make_pipeline",
+]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MAX_BATCH = 4096

@@ -1,12 +1,7 @@
-"""How fast training is: ratios, each measured in one run on one machine.
-
-`cnnzoo bench train` prints them as a table and writes JSON.
-"""
+"""How fast training is."""
 
 import contextlib
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import data, registry, train
-from .data import Split
-from .recipes import get_recipe
+from .. import data, registry, train
+from ..data import Split
+from ..recipes import get_recipe
+from ._timing import median_seconds
 
 _BATCH = 128
 # What is turned on one after the other: name, bf16 autocast, channels_last, torch.compile.
@@ -32,11 +28,6 @@ _SWITCHES = (
     ("+ channels_last", True, True, False),
     ("+ compile", True, True, True),
 )
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return dict(train.environment(torch.device("cpu")), cores=os.cpu_count(), python=platform.python_version())
 
 
 def loops(split: Split, *, model: str = "lenet_d2l") -> list[dict[str, Any]]:
@@ -113,7 +104,7 @@ def switches(*, model: str = "resnext_small", steps: int = 20) -> list[dict[str,
         step = _step(network, bf16, compiled, layout)
         for _ in range(3):
             step()
-        rate = _BATCH / _median_seconds(step, steps)
+        rate = _BATCH / median_seconds(step, steps)
         first = rows[0]["images_per_s"] if rows else rate
         rows.append(dict(switch=name, images_per_s=round(rate), times=round(rate / first, 2)))
     return rows
@@ -134,15 +125,6 @@ def _step(network: nn.Module, bf16: bool, compiled: bool, layout: torch.memory_f
         optimizer.step()
 
     return step
-
-
-def _median_seconds(step: Callable[[], None], steps: int) -> float:
-    times = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
 
 
 def cold_starts(
