@@ -27,7 +27,7 @@ MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
 
 
 def needs_data(code: str) -> bool:
-    return any(word in code for word in ("load_split", "cnnzoo eval", "cnnzoo train", "plot confusion"))
+    return any(word in code for word in ("load_split", "cnnzoo eval", "cnnzoo train res", "plot confusion"))
 
 
 def test_every_block_has_a_language_that_is_tested():
@@ -41,7 +41,8 @@ def test_every_python_block_runs(code, tmp_path, request):
     environment = dict(os.environ)
     if needs_data(code):
         environment["CNNZOO_DATA_DIR"] = str(request.getfixturevalue("fashion_mnist_dir"))
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
+    (tmp_path / "block.py").write_text(code)  # a file, since torch.jit and worker processes look for sources
+    subprocess.run([sys.executable, "block.py"], cwd=tmp_path, env=environment, check=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -54,6 +55,15 @@ def test_every_shell_command_runs(line, tmp_path, request):
         environment["CNNZOO_DATA_DIR"] = str(request.getfixturevalue("fashion_mnist_dir"))
     if words[1] == "train":  # the whole run takes minutes; its first epoch shows that the command works
         words += ["--epochs", "1", "--warmup-epochs", "0"]
+    if "pictures" in words:
+        from PIL import Image
+
+        for label, value in (("dark", 60), ("light", 200)):
+            (tmp_path / "pictures" / label).mkdir(parents=True)
+            for i in range(20):
+                Image.effect_noise((30, 32), 40).point(lambda v, value=value: v // 4 + value).save(
+                    tmp_path / "pictures" / label / f"{i}.png"
+                )
     if "photo.png" in words:
         from PIL import Image
 
