@@ -27,7 +27,7 @@ settings.load_profile("cnnzoo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--accept", action="store_true", help="rewrite tests/golden.csv and the README's results")
+    parser.addoption("--accept", action="store_true", help="rewrite tests/golden.csv, cards, and the README's tables")
 
 
 @pytest.hookimpl(tryfirst=True)

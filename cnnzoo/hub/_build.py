@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from . import checkpoints, registry
-from .datasets import DatasetInfo, get_dataset_info
-from .errors import CheckpointError
-from .files import atomic, write_json
+from .. import checkpoints, registry, summary
+from ..datasets import DatasetInfo, get_dataset_info
+from ..errors import CheckpointError
+from ..files import atomic, write_json
+from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
 
 _CARD = """---
 {header}
@@ -24,13 +26,15 @@ _CARD = """---
 
 `{m[model]}` of cnnzoo, trained on {info.title}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
 for one {input_size} image.
-
+{variant}
 ```python
 import cnnzoo  # registers the model with timm
 import timm
 
-model = timm.create_model("hf-hub:{org}/{name}", pretrained=True).eval()
+model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
 ```
+
+`cnnzoo.hub.pull` checks the hashes too, and gives the transform and the labels with the model.{pipeline}
 
 ## Accuracy
 
@@ -46,7 +50,7 @@ Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
 the test set after training. A difference of less than 0.45 points between single runs means nothing.
 
-Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
+{picture}Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
 
 ## Recipe
 
@@ -65,10 +69,26 @@ The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
 For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten
 classes and nothing else: a picture of anything else gets one of them too.
 
-Weights and code: Apache-2.0. sha256 of the weights: `{m[sha256]}`.
+Weights and code: Apache-2.0. Data: {info.licence}. sha256 of the weights: `{m[sha256]}`.
 """
 
-CONFIG, METRICS, RECIPE, CARD = "config.json", "metrics.json", "recipe.json", "README.md"
+_PIPELINE = """
+
+In transformers, whose pipeline hands every model RGB, use the branch `{rgb}`:
+
+```python
+import cnnzoo
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{repo_id}", revision="{rgb}")
+```"""
+
+_VARIANT = """
+This is the 3-channel twin of these weights, on the branch `{rgb}`: its first layer is the gray one's, repeated and divided
+by three, so that a gray image in RGB gives the gray model's answer. Accuracy is the gray weights'.
+"""
+
+RGB = "rgb"  # the branch with the 3-channel twin
 
 
 def build(runs: Sequence[str | Path], holdout_run: str | Path, out: str | Path) -> Path:
@@ -103,11 +123,51 @@ def build(runs: Sequence[str | Path], holdout_run: str | Path, out: str | Path) 
         shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
     write_json(folder / CONFIG, config(recipe["model"], folder / checkpoints.WEIGHTS, info))
     recipe = {k: v for k, v in recipe.items() if k != "holdout"}
+    _write(folder, metrics, recipe)
+    return folder
+
+
+def twin(folder: str | Path, out: str | Path) -> Path:
+    """Makes the 3-channel twin of a 1-channel checkpoint folder: same logits on gray images, and pipelines can feed it.
+
+    Args:
+        folder: A checkpoint folder, `<arch>.<dataset>`.
+        out: Folder to put `<arch>.<dataset>` into.
+
+    Raises:
+        CheckpointError: The weights do not fit the model.
+    """
+    folder = Path(folder)
+    recipe, metrics = checkpoints.read_json(folder / RECIPE), checkpoints.read_json(folder / METRICS)
+    arch, info = recipe["model"], get_dataset_info(recipe["dataset"])
+    source = dict(file=str(folder / checkpoints.WEIGHTS))
+    try:
+        model = registry.create_model(arch, pretrained=True, in_chans=3, pretrained_cfg_overlay=source)
+    except (RuntimeError, SafetensorError) as e:
+        raise CheckpointError(f"{folder} does not fit {arch} ({str(e).splitlines()[0]}). Build it again.") from e
+    made = Path(out) / f"{arch}.{info.name}"
+    made.mkdir(parents=True)
+    with atomic(made / checkpoints.WEIGHTS) as temporary:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
+    write_json(made / CONFIG, config(arch, made / checkpoints.WEIGHTS, info, in_chans=3))
+    size = summary.count(model, (3, *info.image_size[1:]))
+    digest = checkpoints.sha256(made / checkpoints.WEIGHTS)
+    _write(made, dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest), recipe)
+    return made
+
+
+def _write(folder: Path, metrics: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """The files that follow from metrics and recipe, and these."""
     write_json(folder / RECIPE, recipe)
     write_json(folder / METRICS, metrics)
+    if "confusion" in metrics:  # runs of before it was noted lack it
+        from .. import plots
+
+        labels = get_dataset_info(recipe["dataset"]).labels
+        title = f"{metrics['model']}: {metrics['top1']:.2f} % of the test images"
+        plots.save(plots.confusion_matrix(metrics["confusion"], labels, title), folder / PICTURE)
     with atomic(folder / CARD) as temporary:
-        temporary.write_text(card(name, metrics, recipe), encoding="utf-8")
-    return folder
+        temporary.write_text(card(folder.name, metrics, recipe), encoding="utf-8")
 
 
 def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,7 +199,7 @@ def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any]) -> dict[str, Any
     )
 
 
-def config(arch: str, weights: Path, info: DatasetInfo) -> dict[str, Any]:
+def config(arch: str, weights: Path, info: DatasetInfo, in_chans: int = 1) -> dict[str, Any]:
     """A checkpoint's config.json: timm's format, which transformers' TimmWrapper reads too.
 
     Raises:
@@ -147,10 +207,10 @@ def config(arch: str, weights: Path, info: DatasetInfo) -> dict[str, Any]:
     """
     from timm.models import save_for_hf
 
-    model = registry.create_model(arch)
+    model = registry.create_model(arch, in_chans=in_chans)
     try:
         model.load_state_dict(load_file(weights), strict=True)
-    except (RuntimeError, OSError) as e:
+    except (RuntimeError, OSError, SafetensorError) as e:
         raise CheckpointError(f"{weights} does not fit {arch} ({str(e).splitlines()[0]}). Give its own weights.") from e
     labels = dict(label_names=list(info.labels))
     with tempfile.TemporaryDirectory() as scratch:
@@ -163,17 +223,23 @@ def config(arch: str, weights: Path, info: DatasetInfo) -> dict[str, Any]:
     return written
 
 
-def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
-    """The model card of a checkpoint, generated from its metrics and recipe."""
+def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: str | None = None) -> str:
+    """The model card of a checkpoint, generated from its metrics and recipe; `repo_id` is the zoo's own if None."""
     info = get_dataset_info(recipe["dataset"])
     std = metrics["top1_std"]
+    repo_id = repo_id or f"{checkpoints.HUB_ORG}/{name}"
+    channels = metrics.get("in_chans", info.image_size[0])
+    is_twin = channels != info.image_size[0]
     return _CARD.format(
         header=_card_header(name, metrics, info),
         name=name,
-        org=checkpoints.HUB_ORG,
+        source=f"{repo_id}@{RGB}" if is_twin else repo_id,
+        variant=_VARIANT.format(rgb=RGB) if is_twin else "",
+        pipeline=_PIPELINE.format(rgb=RGB, repo_id=repo_id),
+        picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in metrics else "",
         info=info,
         m=metrics,
-        input_size="x".join(map(str, info.image_size)),
+        input_size="x".join(map(str, (channels, *info.image_size[1:]))),
         millions=metrics["macs"] / 1e6,
         mean_name="mean" if std is None else "mean ± standard deviation",
         mean=f"{metrics['top1_mean']:.2f}" if std is None else f"{metrics['top1_mean']:.2f} ± {std:.2f}",

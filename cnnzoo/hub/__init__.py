@@ -1,0 +1,10 @@
+"""Checkpoints as Hugging Face Hub repositories: made from runs, verified, pushed, pulled.
+
+`build` makes a checkpoint folder, a repository exactly as it is published; `verify` holds it against itself; `push` sends
+it; `pull` fetches one and trusts nothing in it.
+"""
+
+from ._build import RGB, build, card, config, twin
+from ._verify import verify
+
+__all__ = ["RGB", "build", "card", "config", "twin", "verify"]

@@ -1,0 +1,112 @@
+"""Whether a checkpoint folder is what it says, before anybody else gets it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from .. import checkpoints
+from ..datasets import get_dataset_info
+from ..errors import CheckpointError
+from ._build import card, config
+from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED, load_model, read_config
+
+# A process that knows nothing but the folder; what it prints last is its answer.
+_RELOAD = """
+import json, sys, torch
+import cnnzoo, timm
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+shape = (8, *model.pretrained_cfg["input_size"])
+with torch.inference_mode():
+    print(json.dumps(model(torch.randn(shape, generator=torch.Generator().manual_seed(0))).tolist()))
+"""
+_PATIENCE = 300  # seconds; importing torch takes most of it on a slow disk
+
+
+def verify(folder: str | Path) -> dict:
+    """Holds a checkpoint folder against itself; nothing is sent.
+
+    A fresh process that loads it as `local-dir:` must give the logits of the weights, the sha256 must be the one in
+    metrics.json, config and card the ones that the numbers generate, and no other file may lie there.
+
+    Args:
+        folder: As `hub.build` makes it.
+
+    Returns:
+        The folder's metrics.
+
+    Raises:
+        CheckpointError: Something does not agree; the message says what.
+    """
+    folder = Path(folder)
+    _check_files(folder)
+    metrics, recipe = checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE)
+    weights = folder / checkpoints.WEIGHTS
+    if not isinstance(metrics.get("sha256"), str):
+        raise CheckpointError(f"{folder / METRICS} has no sha256 of the weights. Make the folder again: cnnzoo build.")
+    checkpoints.verify(weights, metrics["sha256"])
+    parsed = read_config((folder / CONFIG).read_bytes(), str(folder / CONFIG))
+    model = load_model(parsed, weights.read_bytes(), str(weights))
+    _check_generated(folder, metrics, recipe, parsed.args["in_chans"])
+    size = (8, *parsed.cfg["input_size"])
+    with torch.inference_mode():
+        direct = model(torch.randn(size, generator=torch.Generator().manual_seed(0)))
+    reloaded = torch.tensor(_reload(folder))
+    # The two may use another number of threads, and sum in another order.
+    if direct.shape != reloaded.shape or not torch.allclose(direct, reloaded, rtol=1e-4, atol=1e-5):
+        raise CheckpointError(f"{folder} gives other logits when it is loaded anew. Make the folder again: cnnzoo build.")
+    return metrics
+
+
+def _check_files(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder. Name one that cnnzoo build made, such as hub_configs/NAME.")
+    found = {p.name for p in folder.iterdir()}
+    if missing := sorted(set(REQUIRED) - found):
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}. Make the folder again: cnnzoo build.")
+    if stray := sorted(found - set(ALLOWED)):
+        raise CheckpointError(
+            f"{folder} holds {', '.join(stray)}; allowed are {', '.join(ALLOWED)}, and no pickle at all. Move the rest away."
+        )
+    if links := sorted(p.name for p in folder.iterdir() if p.is_symlink() or not p.is_file()):
+        raise CheckpointError(f"{folder} holds {', '.join(links)}, which is no plain file. Copy the contents there.")
+
+
+def _check_generated(folder: Path, metrics: dict, recipe: dict, in_chans: int) -> None:
+    """Whether card and config are what metrics and recipe make of them."""
+    written = (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    source = re.search(r'"hf-hub:([^"@]+)', written)  # push writes the repository into it
+    try:
+        info = get_dataset_info(recipe["dataset"])
+        name = f"{recipe['model']}.{info.name}"
+        fresh = card(name, metrics, recipe, source and source[1])
+        settings = config(recipe["model"], folder / checkpoints.WEIGHTS, info, in_chans)
+    except (KeyError, TypeError, AttributeError) as e:
+        raise CheckpointError(f"{folder}: {METRICS} or {RECIPE} lacks {e}. Make the folder again: cnnzoo build.") from e
+    if written != fresh:
+        line = next((i for i, (a, b) in enumerate(zip(written.splitlines(), fresh.splitlines()), 1) if a != b), "the last")
+        raise CheckpointError(f"{folder / CARD} differs from {METRICS} in line {line}. Make the folder again: cnnzoo build.")
+    if checkpoints.read_json(folder / CONFIG) != json.loads(json.dumps(settings)):
+        raise CheckpointError(f"{folder / CONFIG} is not what the weights give. Make the folder again: cnnzoo build.")
+    if ("confusion" in metrics) != (folder / PICTURE).is_file():
+        raise CheckpointError(f"{folder}: {PICTURE} and the counts in {METRICS} go together. Make the folder again.")
+
+
+def _reload(folder: Path) -> list:
+    """The logits that a fresh process gets from the folder."""
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    environment = dict(os.environ, PYTHONPATH=path, HF_HUB_OFFLINE="1")
+    command = [sys.executable, "-c", _RELOAD, str(folder.resolve())]
+    try:
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
+        return json.loads(run.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError) as e:
+        reason = f"no answer in {_PATIENCE} s"
+        if not isinstance(e, subprocess.TimeoutExpired):
+            reason = (run.stderr.strip() or "no answer").splitlines()[-1]
+        raise CheckpointError(f"{folder} cannot be loaded in a fresh process ({reason}). Make the folder again.") from e
