@@ -1,21 +1,37 @@
 """Fixtures and settings of the whole suite."""
 
-import os
+# ruff: noqa: E402 (the environment comes first)
 
-# Before anything imports the Hub client.
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-os.environ["DO_NOT_TRACK"] = "1"
+import os
+import socket
+import tempfile
+
+# Before anything imports the Hub client, which reads these once. Nobody's token, cache or Hub takes part: the endpoint is a
+# port of this process, where nothing listens until a test starts the Hub of loopback_hub.py.
+_HUB_SOCKET = socket.socket()
+_HUB_SOCKET.bind(("127.0.0.1", 0))
+_HUB_HOME = tempfile.TemporaryDirectory(prefix="cnnzoo-hf-", ignore_cleanup_errors=True)
+for _name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_DISABLE_XET"):
+    os.environ.pop(_name, None)
+os.environ.update(
+    HF_ENDPOINT="http://{}:{}".format(*_HUB_SOCKET.getsockname()),
+    HF_HOME=_HUB_HOME.name,
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_UPDATE_CHECK="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    DO_NOT_TRACK="1",
+    NO_PROXY="127.0.0.1",
+)
 # Before anything imports torch: the tests run side by side, one process per core, and their models are small.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import write_miniature
 from hypothesis import HealthCheck, settings
+from loopback_hub import LoopbackHub
 
 from cnnzoo import data, datasets
 
@@ -65,6 +81,33 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket.socket, name, refuse)
     for name in ("getaddrinfo", "create_connection"):
         monkeypatch.setattr(socket, name, refuse)
+
+
+@pytest.fixture(scope="session")
+def _loopback_hub(tmp_path_factory):
+    hub = LoopbackHub(_HUB_SOCKET, tmp_path_factory.mktemp("xet"))
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def server(_loopback_hub):
+    """A Hub of the test's own; however the test ends, its CDN must not have seen a token."""
+    _loopback_hub.reset()
+    yield _loopback_hub
+    _loopback_hub.over.set()
+    assert not [r for r in _loopback_hub.requests if r.server == "cdn" and r.token], "the CDN was sent a token"
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def transport(request, monkeypatch):
+    """Both ways that large files travel."""
+    from huggingface_hub import constants
+
+    if request.param == "xet":
+        pytest.importorskip("hf_xet", reason="the Xet client is not installed, so large files travel by LFS only")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
+    return request.param
 
 
 @pytest.fixture
