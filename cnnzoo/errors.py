@@ -28,6 +28,10 @@ class CheckpointError(CnnzooError):
     """Weights or a training checkpoint that are missing, damaged or not what they claim to be."""
 
 
+class HubError(CnnzooError):
+    """The Hugging Face Hub cannot be reached, refuses, or has not got what was asked for."""
+
+
 class TrainingError(CnnzooError):
     """A run that cannot go on, because its loss is not finite."""
 

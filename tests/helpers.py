@@ -21,6 +21,8 @@ from cnnzoo.summary import Count, count
 # Sorted, so that test ids and their order are the same in every process.
 MODELS = sorted(cnnzoo.list_models())
 
+HUB_NAME = "lenet_tiny.fashion_mnist"  # the smallest checkpoint, which the tests of the Hub send around
+
 # Above either, a model runs on the meta device in the contract tests: shapes, types and gradients' existence are checked,
 # numbers are not. Up to 129 million parameters would make the suite heavy; timm's own suite runs every model for real.
 MAX_PARAMS = 8_000_000

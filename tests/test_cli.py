@@ -29,7 +29,20 @@ def image(tmp_path):
 
 
 def test_help_names_every_command():
-    for command in ("demo", "list", "info", "summary", "eval", "predict", "train", "build"):
+    for command in (
+        "demo",
+        "list",
+        "info",
+        "summary",
+        "eval",
+        "predict",
+        "train",
+        "build",
+        "verify",
+        "push",
+        "pull",
+        "publish",
+    ):
         assert command in run("--help").output
         assert run(command, "--help").output
 
@@ -154,6 +167,10 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),
         (["build", ".", "--holdout", "."], "cannot be read"),
+        (["verify", "no/such/folder"], "no/such/folder is no folder"),
+        (["push", "no/such/folder", "a/b"], "no/such/folder is no folder"),
+        (["pull", "a b"], "ORG/NAME"),
+        (["pull", "alice/nowhere"], "does not deliver"),
         (["train", "lenet_tiny", "--out", "x", "--opt", "sdg"], "Did you mean"),
         (["train", "alexnet_d2l", "--out", "x"], "224x224 only"),
         (["train", "lenet_tiny", "--out", "x", "--start-size", "4"], "start_size=0"),

@@ -1,4 +1,4 @@
-"""Commands that train, and that make checkpoints of what was trained."""
+"""`cnnzoo train`."""
 
 import dataclasses
 import os
@@ -63,15 +63,4 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
         click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
 
 
-@click.command()
-@click.argument("runs", nargs=-1, required=True)
-@click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
-@click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
-def build(runs: tuple[str, ...], holdout_run: str, out: str) -> None:
-    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed)."""
-    from .. import hub
-
-    click.echo(hub.build(runs, holdout_run, out))
-
-
-COMMANDS = (train_, build)
+COMMANDS = (train_,)

@@ -5,6 +5,8 @@ it; `pull` fetches one and trusts nothing in it.
 """
 
 from ._build import RGB, build, card, config, twin
+from ._pull import Pulled, pull
+from ._push import publish, push
 from ._verify import verify
 
-__all__ = ["RGB", "build", "card", "config", "twin", "verify"]
+__all__ = ["RGB", "Pulled", "build", "card", "config", "publish", "pull", "push", "twin", "verify"]

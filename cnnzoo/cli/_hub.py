@@ -1,0 +1,74 @@
+"""Commands that make checkpoint folders, and exchange them with the Hugging Face Hub.
+
+The Hub's client logs in (`hf auth login`, or HF_TOKEN) and draws the progress bars. There is no option for a token: it would
+stay in the shell's history.
+"""
+
+import click
+
+_private = click.option(
+    "--private/--public", default=True, show_default=True, help="Who may see it; what is there must agree."
+)
+_revision = click.option("--revision", metavar="REV", help="A branch; to pull also a tag or a full commit.  [default: main]")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
+@click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
+def build(runs: tuple[str, ...], holdout_run: str, out: str) -> None:
+    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed)."""
+    from .. import hub
+
+    click.echo(hub.build(runs, holdout_run, out))
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True)
+def verify(folders: tuple[str, ...]) -> None:
+    """Hold checkpoint FOLDERS against themselves: hashes, card, config, and the logits of a fresh process."""
+    from .. import hub
+
+    for folder in folders:
+        click.echo(f"{folder}: good, {hub.verify(folder)['top1']:.2f} % top-1")
+
+
+@click.command()
+@click.argument("folder")
+@click.argument("repo")
+@_private
+@_revision
+def push(folder: str, repo: str, private: bool, revision: str | None) -> None:
+    """Verify a checkpoint FOLDER and publish it as the Hub's REPO (ORG/NAME), in one commit."""
+    from .. import hub
+
+    commit = hub.push(folder, repo, private=private, revision=revision)
+    click.echo(f"{repo} is at {commit}")
+
+
+@click.command()
+@click.argument("repo")
+@_revision
+@click.option("--cache-dir", metavar="DIR", help="Where downloads are kept.  [default: the Hub client's cache]")
+def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
+    """Fetch the Hub's REPO (ORG/NAME) into the cache, verify its hashes and load it."""
+    from .. import hub
+
+    pulled = hub.pull(repo, revision=revision, cache_dir=cache_dir)
+    params = sum(p.numel() for p in pulled.model.parameters())
+    click.echo(f"{repo} is at {pulled.commit}: {params:,} parameters, {len(pulled.labels)} classes")
+
+
+@click.command()
+@click.option("--root", metavar="DIR", help="Folder of checkpoint folders.  [default: the zoo's own]")
+@click.option("--org", default="cnnzoo", show_default=True, help="Whose repositories.")
+@click.option("--really", is_flag=True, help="Do it; without this option only what would change is printed.")
+def publish(root: str | None, org: str, really: bool) -> None:
+    """Push every checkpoint folder to a public repository of its name: a dry run, unless --really."""
+    from .. import hub
+
+    for place, change in hub.publish(root, org=org, really=really):
+        click.echo(f"{place}: {change}")
+
+
+COMMANDS = (build, verify, push, pull, publish)

@@ -1,0 +1,180 @@
+"""From a verified folder to a repository: one commit per branch, all of it or nothing."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.hf_api import ModelInfo
+
+from .. import __version__, checkpoints
+from ..datasets import get_dataset_info
+from ..errors import HubError
+from ._build import RGB, card, twin
+from ._client import Missing, Repository, is_transient, within
+from ._folder import ALLOWED, CARD, CONFIG, METRICS, RECIPE
+from ._verify import verify
+
+_MESSAGE = f"Push from cnnzoo {__version__}"
+_TRIES = 6
+_TIMEOUT = 30  # seconds, for each question
+_KEEP = (".gitattributes",)  # the Hub's own file
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    deadline: float = 600,
+) -> str:
+    """Publishes a checkpoint folder: verifies it, and makes a branch hold exactly its files, in one commit.
+
+    What an older version left there goes in the same commit. A push to `main` brings the branch `rgb`, which has the
+    3-channel twin, up to date too. Pushing what is already there makes no commit.
+
+    Args:
+        folder: As `hub.build` makes it.
+        repo_id: `"org/name"`; made if it does not exist.
+        private: Who may see it. A repository of the other kind is refused, and stays as it is.
+        revision: A branch, made if it does not exist; `main` if None.
+        token: Of somebody who may write there; the one of `hf auth login` or `HF_TOKEN` if None.
+        deadline: Seconds until it is given up.
+
+    Returns:
+        The branch's commit.
+
+    Raises:
+        CheckpointError: The folder is not fit to be published.
+        HubError: The Hub refuses or cannot be reached. What others see is the old state or the new one.
+    """
+    verify(folder)
+    repo, branch = Repository(repo_id, token), revision or "main"
+    with tempfile.TemporaryDirectory() as scratch:
+        branches = _branches(Path(folder), repo_id, branch, Path(scratch))
+        return within(deadline, f"Pushing {folder} to {repo_id}", lambda: _push(repo, branches, private))
+
+
+def publish(
+    root: str | Path | None = None, *, org: str = checkpoints.HUB_ORG, really: bool = False, token: str | bool | None = None
+) -> Iterator[tuple[str, str]]:
+    """Pushes every checkpoint folder to a public repository of its own name; says what would change unless `really`.
+
+    Args:
+        root: Folder of checkpoint folders, the zoo's own if None.
+        org: Whose repositories.
+        really: Do it.
+        token: As in `push`.
+
+    Yields:
+        A branch, as `org/name@branch`, and what changes there; when pushed, its commit.
+
+    Raises:
+        CheckpointError, HubError: As `push`; what came before is published.
+    """
+    for folder in sorted(p.parent for p in Path(root or checkpoints.root()).glob(f"*.*/{CONFIG}")):
+        repo_id = f"{org}/{folder.name}"
+        if really:
+            yield f"{repo_id}@main", push(folder, repo_id, private=False, token=token)
+            continue
+        verify(folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            for branch, contents in _branches(folder, repo_id, "main", Path(scratch)).items():
+                yield f"{repo_id}@{branch}", _difference(Repository(repo_id, token), branch, contents)
+
+
+def _branches(folder: Path, repo_id: str, branch: str, scratch: Path) -> dict[str, dict[str, bytes]]:
+    """What each branch shall hold."""
+    branches = {branch: _contents(folder, repo_id)}
+    if branch == "main" and checkpoints.read_json(folder / METRICS).get("in_chans", 1) == 1:
+        branches[RGB] = _contents(twin(folder, scratch), repo_id)
+    return branches
+
+
+def _contents(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """The files of a repository by name: the folder's, with a card that names the repository."""
+    contents = {name: (folder / name).read_bytes() for name in ALLOWED if (folder / name).is_file()}
+    metrics, recipe = checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE)
+    name = f"{recipe['model']}.{get_dataset_info(recipe['dataset']).name}"
+    return dict(contents, **{CARD: card(name, metrics, recipe, repo_id).encode()})
+
+
+def _push(repo: Repository, branches: dict[str, dict[str, bytes]], private: bool) -> str:
+    repo.ask(repo.api.create_repo, repo.repo_id, private=private, exist_ok=True, attempts=_TRIES)
+    info = _info(repo, None)
+    if bool(info.private) != private:
+        found, asked = ("private", "public") if info.private else ("public", "private")
+        raise HubError(
+            f"{repo.repo_id} is {found}, {asked} was asked for; nothing was sent. Pass private={info.private}, or change "
+            "it in the repository's settings."
+        )
+    held = {s.rfilename for s in info.siblings or ()} - {*_KEEP, CARD, "LICENSE"}
+    if held and CONFIG not in held:
+        shown = ", ".join(sorted(held)[:3])
+        raise HubError(f"{repo.repo_id} holds something else ({shown}); nothing was sent. Push to a new name.")
+    commits = []
+    for branch, contents in branches.items():
+        if branch != "main":
+            repo.ask(repo.api.create_branch, repo.repo_id, branch=branch, exist_ok=True, attempts=_TRIES)
+        commits.append(_commit(repo, branch, contents))
+    return commits[0]
+
+
+def _commit(repo: Repository, branch: str, contents: Mapping[str, bytes]) -> str:
+    """Makes a branch hold the contents: one commit on top of the head that was looked at, or none.
+
+    The client tries a commit once. After a failure the head is read anew: the reply may have been lost and not the commit,
+    or somebody else may have been faster.
+    """
+    for attempt in range(_TRIES):
+        head = _info(repo, branch)
+        operations = repo.ask(_operations, head, contents)
+        if not operations:
+            return head.sha
+        try:
+            done = repo.api.create_commit(
+                repo.repo_id, operations, commit_message=_MESSAGE, revision=branch, parent_commit=head.sha
+            )
+            return done.oid
+        except Exception as e:  # see Repository.ask
+            if attempt == _TRIES - 1 or not is_transient(e):
+                raise repo.error(e, branch) from None
+        time.sleep(0.2 * 2**attempt)
+    raise AssertionError
+
+
+def _info(repo: Repository, branch: str | None) -> ModelInfo:
+    return repo.ask(
+        repo.api.model_info, repo.repo_id, revision=branch, files_metadata=True, timeout=_TIMEOUT, attempts=_TRIES
+    )
+
+
+def _operations(head: ModelInfo, contents: Mapping[str, bytes]) -> list[CommitOperationAdd | CommitOperationDelete]:
+    held = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in head.siblings or ()}
+    changed = [name for name, content in contents.items() if held.get(name) not in digests(content)]
+    stale = sorted(set(held) - set(contents) - set(_KEEP))
+    return [
+        *(CommitOperationAdd(name, contents[name]) for name in changed),
+        *(CommitOperationDelete(name, is_folder=False) for name in stale),
+    ]
+
+
+def digests(content: bytes) -> tuple[str, str]:
+    """The two names that the Hub gives to a content: sha256 for large files, git's for others."""
+    return hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _difference(repo: Repository, branch: str, contents: Mapping[str, bytes]) -> str:
+    """What a push to a branch would change, in words."""
+    try:
+        operations = _operations(_info(repo, branch), contents)
+    except Missing:
+        return f"would be made, with {', '.join(contents)}"
+    sent = [o.path_in_repo for o in operations if isinstance(o, CommitOperationAdd)]
+    gone = [o.path_in_repo for o in operations if isinstance(o, CommitOperationDelete)]
+    words = [f"{verb} {', '.join(names)}" for verb, names in (("would send", sent), ("would delete", gone)) if names]
+    return "; ".join(words) or "is up to date"
