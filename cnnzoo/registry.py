@@ -82,6 +82,10 @@ def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     source, _, place = name.partition(":")
     if source not in ("hf-hub", "local-dir") or not place:
         raise UnknownNameError(f"Unknown model {name!r}. Write hf-hub:ORG/NAME, local-dir:FOLDER, or a name without ':'.")
+    if source == "hf-hub" and pretrained:
+        # Without a file name timm takes a pickle where the safetensors file cannot be had.
+        overlay = dict(hf_hub_filename=checkpoints.WEIGHTS)
+        kwargs["pretrained_cfg_overlay"] = {**overlay, **(kwargs.get("pretrained_cfg_overlay") or {})}
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except CnnzooError:

@@ -5,6 +5,7 @@
 import os
 import socket
 import tempfile
+import time
 
 # Before anything imports the Hub client, which reads these once. Nobody's token, cache or Hub takes part: the endpoint is a
 # port of this process, where nothing listens until a test starts the Hub of loopback_hub.py.
@@ -26,6 +27,7 @@ os.environ.update(
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +110,30 @@ def transport(request, monkeypatch):
         pytest.importorskip("hf_xet", reason="the Xet client is not installed, so large files travel by LFS only")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
     return request.param
+
+
+@pytest.fixture
+def brisk(monkeypatch):
+    """Retries without the waits between them, large files by LFS, and pushes without the verification's fresh process."""
+    from huggingface_hub import constants
+
+    from cnnzoo.hub import _client, _push
+
+    clock = SimpleNamespace(sleep=lambda seconds: None, time=time.time)
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
+    monkeypatch.setattr(_client, "_PAUSE", 0.001)
+    monkeypatch.setattr(_push, "verify", lambda folder: None)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < 20, "this took long enough to call it a hang"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """Where the Hub's client keeps what it downloads, empty."""
+    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 from loopback_http import ROUTES, Fault, Reply, Request, route, serve
 
-ALICE, BOB, ZOO = "hf_alice_0123456789", "hf_bob_0123456789", "hf_zoo_0123456789"
-USERS = {ALICE: "alice", BOB: "bob", ZOO: "cnnzoo"}
+ALICE, BOB, ZOO, YOU = "hf_alice_0123456789", "hf_bob_0123456789", "hf_zoo_0123456789", "hf_you_0123456789"
+USERS = {ALICE: "alice", BOB: "bob", ZOO: "cnnzoo", YOU: "you"}
 LARGE = (".safetensors", ".png", ".bin")
 
 

@@ -170,7 +170,6 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["verify", "no/such/folder"], "no/such/folder is no folder"),
         (["push", "no/such/folder", "a/b"], "no/such/folder is no folder"),
         (["pull", "a b"], "ORG/NAME"),
-        (["pull", "alice/nowhere"], "does not deliver"),
         (["train", "lenet_tiny", "--out", "x", "--opt", "sdg"], "Did you mean"),
         (["train", "alexnet_d2l", "--out", "x"], "224x224 only"),
         (["train", "lenet_tiny", "--out", "x", "--start-size", "4"], "start_size=0"),

@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import test_hub_faults
+import test_hub_strangers
+from helpers import HUB_NAME
+from loopback_hub import YOU
 
 import cnnzoo
 from cnnzoo import checkpoints
@@ -24,10 +29,15 @@ SHELL = [
     if line and not line.startswith(("#", "pip install"))
 ]
 MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
+FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
 
 def needs_data(code: str) -> bool:
     return any(word in code for word in ("load_split", "cnnzoo eval", "cnnzoo train res", "plot confusion"))
+
+
+def serve_the_readmes_model(request) -> None:
+    request.getfixturevalue("server").put("you/my_model", checkpoints.folder(HUB_NAME), private=True)
 
 
 def test_every_block_has_a_language_that_is_tested():
@@ -41,6 +51,9 @@ def test_every_python_block_runs(code, tmp_path, request):
     environment = dict(os.environ)
     if needs_data(code):
         environment["CNNZOO_DATA_DIR"] = str(request.getfixturevalue("fashion_mnist_dir"))
+    if "hub.pull" in code:
+        environment["HF_TOKEN"] = YOU
+        serve_the_readmes_model(request)
     (tmp_path / "block.py").write_text(code)  # a file, since torch.jit and worker processes look for sources
     subprocess.run([sys.executable, "block.py"], cwd=tmp_path, env=environment, check=True, timeout=300)
 
@@ -64,6 +77,10 @@ def test_every_shell_command_runs(line, tmp_path, request):
                 Image.effect_noise((30, 32), 40).point(lambda v, value=value: v // 4 + value).save(
                     tmp_path / "pictures" / label / f"{i}.png"
                 )
+    if words[1] in ("verify", "push", "pull"):
+        shutil.copytree(checkpoints.folder(HUB_NAME), tmp_path / HUB_NAME)
+        environment["HF_TOKEN"] = YOU
+        serve_the_readmes_model(request)
     if "photo.png" in words:
         from PIL import Image
 
@@ -85,14 +102,30 @@ def results_table() -> str:
     return "\n".join(rows)
 
 
-def test_the_results_table_is_what_the_checkpoints_say(request):
+def fault_table() -> str:
+    """What the tests of the Hub's faults prove, a row for each of them."""
+    tests = [t for module in (test_hub_faults, test_hub_strangers) for t in vars(module).values() if callable(t)]
+    rows = [t.fault_row for t in tests if hasattr(t, "fault_row")]
+    return "\n".join(
+        ["| what goes wrong | how it ends |", "|---|---|", *(f"| {fault} | {outcome} |" for fault, outcome in rows)]
+    )
+
+
+@pytest.mark.parametrize(("marks", "table"), [(MARKS, results_table), (FAULT_MARKS, fault_table)])
+def test_the_tables_are_what_checkpoints_and_tests_say(request, marks, table):
     text = README.read_text(encoding="utf-8")
-    start, end = text.index(MARKS[0]) + len(MARKS[0]), text.index(MARKS[1])
-    fresh = f"\n{results_table()}\n"
+    start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
+    fresh = f"\n{table()}\n"
     if request.config.getoption("--accept"):
         README.write_text(text[:start] + fresh + text[end:], encoding="utf-8")
         return
-    assert text[start:end] == fresh, "The README's results are stale: pytest tests/test_docs.py --accept writes them anew."
+    assert text[start:end] == fresh, "The README's table is stale: pytest tests/test_docs.py --accept writes it anew."
+
+
+def test_every_test_of_a_fault_has_its_row():
+    for module in (test_hub_faults, test_hub_strangers):
+        tests = [t for name, t in vars(module).items() if name.startswith("test_")]
+        assert tests and all(hasattr(t, "fault_row") for t in tests)
 
 
 def test_the_readme_names_every_checkpoint_that_ships():

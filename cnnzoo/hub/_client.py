@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # The base class of the HTTP library in use, which changes with the client's version; ReadError and the like are only that.
 _HTTPError = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError")
-_PAUSE = 0.5  # seconds before the first retry, doubled for each one after it
+_PAUSE = 0.3  # seconds before the first retry, doubled for each one after it
 
 
 class Unreachable(HubError):
@@ -62,6 +62,11 @@ def within(seconds: float, doing: str, function: Callable[[], T]) -> T:
     if good:
         return value
     raise value
+
+
+def pause(attempt: int) -> None:
+    """Waits before the next attempt, each time longer."""
+    time.sleep(_PAUSE * 2**attempt)
 
 
 def status_of(e: BaseException) -> int | None:
@@ -98,14 +103,14 @@ class Repository:
         Raises:
             HubError: What the client raised, in words.
         """
-        for attempt in range(1, attempts + 1):
+        for attempt in range(attempts):
             try:
                 return function(*args, **kwargs)
             except Exception as e:  # the libraries below have no common class
-                if attempt == attempts or not is_transient(e):
+                if attempt == attempts - 1 or not is_transient(e):
                     # The chain is cut: a server that repeats the token in its answer must not get it into a traceback.
                     raise self.error(e, kwargs.get("revision")) from None
-            time.sleep(_PAUSE * 2 ** (attempt - 1))
+            pause(attempt)
         raise AssertionError
 
     def error(self, e: BaseException, revision: str | None = None) -> HubError:

@@ -27,7 +27,7 @@ from ._push import digests
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 4.5  # seconds for the Hub to say which commit a revision is; after that there is no network
-_TRIES = 4
+_TRIES = 3
 
 
 @dataclass(frozen=True)

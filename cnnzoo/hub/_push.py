@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from .. import __version__, checkpoints
 from ..datasets import get_dataset_info
 from ..errors import HubError
 from ._build import RGB, card, twin
-from ._client import Missing, Repository, is_transient, within
+from ._client import Missing, Repository, is_transient, pause, within
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, RECIPE
 from ._verify import verify
 
@@ -143,7 +142,7 @@ def _commit(repo: Repository, branch: str, contents: Mapping[str, bytes]) -> str
         except Exception as e:  # see Repository.ask
             if attempt == _TRIES - 1 or not is_transient(e):
                 raise repo.error(e, branch) from None
-        time.sleep(0.2 * 2**attempt)
+        pause(attempt)
     raise AssertionError
 
 
