@@ -125,9 +125,6 @@ def brisk(monkeypatch):
     monkeypatch.setattr(_client, "_PAUSE", 0.001)
     monkeypatch.setattr(_push, "verify", lambda folder: None)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < 20, "this took long enough to call it a hang"
 
 
 @pytest.fixture

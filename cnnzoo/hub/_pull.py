@@ -26,7 +26,7 @@ from ._push import digests
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 4.5  # seconds for the Hub to say which commit a revision is; after that there is no network
+_PATIENCE = 4.0  # seconds for the Hub to say which commit a revision is; after that there is no network
 _TRIES = 3
 
 
