@@ -61,6 +61,7 @@ class Fault:
     kind: Any
     times: float = 1
     at: int = 0
+    only: str = ""  # part of the paths that it happens to
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _fault(self, name: str) -> Fault:
         with self.hub.lock:
             for fault in self.hub.faults:
-                if fault.route == name and fault.times > 0:
+                if fault.route == name and fault.times > 0 and fault.only in self.path:
                     fault.times -= 1
                     return fault
         return Fault(name, None)

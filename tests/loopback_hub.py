@@ -77,9 +77,9 @@ class LoopbackHub:
 
     # -- what tests do -------------------------------------------------------------------------------------------------
 
-    def fault(self, name: str, kind: Any, times: float = 1, at: int = 0) -> None:
+    def fault(self, name: str, kind: Any, times: float = 1, at: int = 0, only: str = "") -> None:
         assert any(name == r[0] for r in ROUTES), name
-        self.faults.append(Fault(name, kind, times, at))
+        self.faults.append(Fault(name, kind, times, at, only))
 
     def put(self, repo_id: str, files: Path | dict[str, bytes], branch: str = "main", **flags: bool) -> str:
         """Replaces what a branch holds by the files of a folder, without any client; returns the commit."""

@@ -148,7 +148,7 @@ class Repository:
 
     def _clean(self, e: BaseException) -> str:
         """The first words of a message, without the token."""
-        text = " ".join(str(e).split())
+        text = " ".join(str(getattr(e, "server_message", None) or e).split())
         for secret in (self.token, get_token()):
             if isinstance(secret, str) and secret:
                 text = text.replace(secret, "***")
