@@ -31,11 +31,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import write_miniature
+from helpers import TINY, write_miniature
 from hypothesis import HealthCheck, settings
 from loopback_hub import LoopbackHub
 
 from cnnzoo import data, datasets
+from cnnzoo.recipes import Recipe
 
 # The same examples in every run: what fails once fails again.
 settings.register_profile(
@@ -149,3 +150,9 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, da
     info = write_miniature(data_dir)
     monkeypatch.setitem(datasets.DATASETS, info.name, info)
     return data_dir, info
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """A run of seconds on the data set of `miniature`."""
+    return Recipe(model="lenet_tiny", **TINY)

@@ -8,14 +8,17 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import cnnzoo
 from cnnzoo.data import Split
 from cnnzoo.datasets import FASHION_MNIST, DatasetInfo
+from cnnzoo.recipes import Recipe
 from cnnzoo.summary import Count, count
 
 # Sorted, so that test ids and their order are the same in every process.
@@ -130,3 +133,20 @@ def write_miniature(data_dir: Path, *, num_train: int = 40, num_test: int = 12, 
         FASHION_MNIST, name="miniature", title="Miniature", files=files, unpacked=unpacked, mirrors=(),
         num_train=num_train, num_test=num_test, holdout=holdout,
     )  # fmt: skip
+
+
+# -- runs on it ----------------------------------------------------------------------------------------------------------
+
+TINY = dict(dataset="miniature", epochs=3, batch_size=8, warmup_epochs=1, amp="no", ema_decay=0.9)
+
+
+def run_recipe(recipe: Recipe, out: Path, miniature: tuple[Path, DatasetInfo], **kwargs: Any) -> dict[str, Any]:
+    """Trains on the CPU, on the data set of the fixture `miniature`."""
+    from cnnzoo import train  # takes a second to import, and most tests do not train
+
+    return train.train(recipe, out, data_dir=miniature[0], device="cpu", **kwargs)
+
+
+def weights_of(out: Path) -> dict[str, Tensor]:
+    """The weights that a finished run left."""
+    return load_file(out / "model.safetensors")

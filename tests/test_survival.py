@@ -1,5 +1,6 @@
 """Runs that are killed, told to stop, or find their files damaged: nothing is lost but the time since the last epoch."""
 
+import json
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from helpers import run_recipe as run, weights_of
 
 from cnnzoo import train
 from cnnzoo.errors import CheckpointError
@@ -26,18 +27,12 @@ COMMAND = [sys.executable, str(SCRIPT), "train", "lenet_tiny", "--data", "miniat
 COMMAND += ["--warmup-epochs", "1", "--amp", "no", "--drop-rate", "0.2", "--device", "cpu"]
 
 
-def run(recipe, out, miniature, **kwargs):
-    return train.train(recipe, out, data_dir=miniature[0], device="cpu", **kwargs)
-
-
 def assert_same_weights(a: Path, b: Path) -> None:
-    one, other = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    one, other = weights_of(a), weights_of(b)
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
 def assert_same_log(a: Path, b: Path) -> None:
-    import json
-
     def lines(out: Path) -> list[dict]:
         found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
