@@ -30,7 +30,6 @@ def test_the_headline_checkpoints_are_there():
     assert {"lenet_tiny.fashion_mnist", "resnet_tiny.fashion_mnist", "resnext_small.fashion_mnist"} <= set(NAMES)
 
 
-@pytest.mark.xfail(strict=True, reason="93.79 after 30 epochs; the bar stands until longer training passes it")
 def test_the_headline_model_reaches_its_bar():
     assert checkpoints.metrics("resnext_small.fashion_mnist")["top1"] >= 94.5
 
