@@ -1,9 +1,9 @@
 """`cnnzoo train`."""
 
 import dataclasses
-import os
 import typing
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -24,6 +24,11 @@ def _recipe_options(command: Callable) -> Callable:
             command
         )
     return command
+
+
+def _show_recipe(resolved: dict[str, Any]) -> None:
+    fields = " ".join(f"{k}={v!r}" for k, v in resolved.items())
+    click.echo(click.wrap_text(f"Training with {fields}", width=125), err=True)
 
 
 @click.command("train")
@@ -49,13 +54,11 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
         fields["dataset"] = "folder"
 
     chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
-    if os.environ.get("RANK", "0") == "0":  # as torchrun and accelerate launch number processes
-        resolved = " ".join(f"{k}={v!r}" for k, v in dataclasses.asdict(chosen).items())
-        click.echo(click.wrap_text(f"recipe {recipe}: {resolved}", width=125), err=True)
     try:
         metrics = train.train(
             chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
             holdout=holdout, resume=resume, device=device, track=track, skip_broken=skip_broken,
+            on_start=_show_recipe,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise click.ClickException(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None

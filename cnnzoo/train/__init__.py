@@ -9,7 +9,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def train(
     device: str | None = None,
     track: str | None = None,
     skip_broken: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a model and measures it once.
 
@@ -104,6 +105,7 @@ def train(
         resume: Go on from where the run folder's run was, if it has one.
         device: `"cpu"`, or None for whatever accelerate finds.
         track: Also log to `"tensorboard"`, `"trackio"` or `"wandb"`, through accelerate.
+        on_start: Called on the main process with the resolved recipe, when all is checked and training begins.
 
     Returns:
         What is in the run folder's metrics.json; on other processes than the main one nothing.
@@ -121,15 +123,9 @@ def train(
     split = split.to(accelerator.device)
     check_batch(recipe, len(split), accelerator.num_processes)
     run = _start(recipe, holdout, out, accelerator, split)
-    make_folder(out, resume)
-    accelerator.wait_for_everyone()  # before the main process puts a checkpoint there
-    if resume and (out / CHECKPOINT).is_file():
-        _load(run)
-    if accelerator.is_main_process:
-        write_json(out / "recipe.json", run.identity)
-        write_json(out / "environment.json", environment(accelerator.device))
-        if not run.history and not run.step:
-            _save(run)
+    _open_folder(run, resume)
+    if on_start and accelerator.is_main_process:
+        on_start(run.identity)
     if track:
         accelerator.init_trackers("cnnzoo", config=run.identity)
     with _sigterm_stops(run), _deterministic(recipe.deterministic):
@@ -138,6 +134,19 @@ def train(
     if track:
         accelerator.end_training()
     return metrics
+
+
+def _open_folder(run: Run, resume: bool) -> None:
+    """Makes the run folder, or goes on with what is in it."""
+    make_folder(run.out, resume)
+    run.accelerator.wait_for_everyone()  # before the main process puts a checkpoint there
+    if resume and (run.out / CHECKPOINT).is_file():
+        _load(run)
+    if run.accelerator.is_main_process:
+        write_json(run.out / "recipe.json", run.identity)
+        write_json(run.out / "environment.json", environment(run.accelerator.device))
+        if not run.history and not run.step:
+            _save(run)
 
 
 def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split) -> Run:
