@@ -12,8 +12,9 @@ from helpers import MODELS, fill, is_large, native_size
 from torch import nn
 
 import cnnzoo
-from cnnzoo import data, evaluate, export
+from cnnzoo import checkpoints, evaluate, export
 from cnnzoo.cli import main
+from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError, UnknownNameError
 from cnnzoo.export import _formats, _pipeline
@@ -57,9 +58,9 @@ def test_the_size_of_the_batch_is_free(file, drawings, batch):
 
 def test_labels_and_source_travel_in_the_file(file):
     exported = export.load_exported(file)
-    assert exported.labels == data.load_split.__globals__["get_dataset_info"]("fashion_mnist").labels
+    assert exported.labels == FASHION_MNIST.labels
     assert exported.facts["architecture"] == "lenet_tiny"
-    assert exported.facts["source_sha256"] == cnnzoo.checkpoints.metrics("lenet_tiny.fashion_mnist")["sha256"]
+    assert exported.facts["source_sha256"] == checkpoints.metrics("lenet_tiny.fashion_mnist")["sha256"]
     assert (exported.facts["mean"], exported.facts["std"]) == ([0.286], [0.353])
 
 

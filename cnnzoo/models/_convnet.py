@@ -339,7 +339,7 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
     feature_cfg = dict(out_indices=None, feature_cls="getter")  # None: all levels
     model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
     if name is not None and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
-        model.temperature = checkpoints.metrics(name)["temperature"]
+        model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
     return model
 
 

@@ -30,6 +30,7 @@ from ._parts import (
     Loss,
     Schedule,
     check_batch,
+    deterministic,
     keep_memory,
     load_teachers,
     make_accelerator,
@@ -128,7 +129,7 @@ def train(
         on_start(run.identity)
     if track:
         accelerator.init_trackers("cnnzoo", config=run.identity)
-    with _sigterm_stops(run), _deterministic(recipe.deterministic):
+    with _sigterm_stops(run), deterministic(recipe.deterministic):
         _run_epochs(run, split, judge if holdout else None)
         metrics = _finish(run, judge)
     if track:
@@ -285,16 +286,6 @@ def _sigterm_stops(run: Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
-
-
-@contextlib.contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    former = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or former)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(former)
 
 
 def _told_to_stop(run: Run, look: bool) -> bool:

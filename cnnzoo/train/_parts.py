@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,17 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
             )
         teachers.append(model)
     return teachers
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Inside the block, where `wanted`, torch refuses what is not reproducible on the device."""
+    former = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or former)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(former)
 
 
 def keep_memory() -> None:
