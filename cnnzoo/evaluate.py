@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .data import Split, create_transform, normalize, open_image, photo_steps, resize
 from .errors import InputError
+from .memory import keep_memory
 
 _CHUNK = 256  # images that predict holds as tensors at a time
 
@@ -73,6 +74,7 @@ def predict_logits(
     """
     if len(split) == 0:
         raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
+    keep_memory()
     device = next(model.parameters()).device
     outputs = []
     starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .. import data, registry, train
 from ..data import Split
+from ..memory import keep_memory
 from ..recipes import get_recipe
 from ._timing import median_seconds
 
@@ -111,7 +112,7 @@ def switches(*, model: str = "resnext_small", steps: int = 20) -> list[dict[str,
 
 
 def _step(network: nn.Module, bf16: bool, compiled: bool, layout: torch.memory_format) -> Callable[[], None]:
-    train.keep_memory()
+    keep_memory()
     x = torch.randn(_BATCH, 1, 28, 28).contiguous(memory_format=layout)
     y = torch.randint(0, 10, (_BATCH,))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)

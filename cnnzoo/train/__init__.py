@@ -25,13 +25,13 @@ from tqdm import tqdm
 from .. import checkpoints, data, evaluate, summary
 from ..errors import CnnzooError, TrainingError
 from ..files import atomic, write_json
+from ..memory import keep_memory
 from ..recipes import Recipe
 from ._parts import (
     Loss,
     Schedule,
     check_batch,
     deterministic,
-    keep_memory,
     load_teachers,
     make_accelerator,
     make_model,
@@ -40,7 +40,7 @@ from ._parts import (
 )
 from ._saving import CHECKPOINT, damaged, environment, load_state, make_folder, save_state
 
-__all__ = ["CHECKPOINT", "Loss", "Run", "environment", "keep_memory", "train"]
+__all__ = ["CHECKPOINT", "Loss", "Run", "environment", "train"]
 
 _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
 _SIGTERM_EXIT = 143

@@ -1,7 +1,6 @@
 """What a run is made of: processes, optimiser, schedule, loss, teachers, and checks before it starts."""
 
 import contextlib
-import ctypes
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out: Path) -> Accelerator:
@@ -237,15 +235,3 @@ def deterministic(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(former)
-
-
-def keep_memory() -> None:
-    """Has glibc keep the activations' memory from step to step.
-
-    By default it returns large blocks to the system at every free, and a fifth of a training step on a CPU goes into getting
-    them back page by page. Elsewhere than on Linux with glibc this does nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
