@@ -70,6 +70,30 @@ def test_the_command_prints_tables_and_writes_json(tmp_path, miniature, monkeypa
     assert found["loops"][1]["times"] == 4.0 and found["hardware"] and found["cores"] >= 1
 
 
+@pytest.mark.slow
+def test_cost_is_measured_along_three_axes_and_60000_images_stay_under_2_gb():
+    rows = bench.scaling(images=15_000, few=1_280, models=("resnet_tiny", "resnet_small"))
+    assert [(r["axis"], r["model"], r["images"], r["processes"]) for r in rows] == [
+        ("data", "lenet_tiny", 15_000, 1), ("data", "lenet_tiny", 30_000, 1), ("data", "lenet_tiny", 60_000, 1),
+        ("processes", "resnet_tiny", 1_280, 1), ("processes", "resnet_tiny", 1_280, 2),
+        ("model", "resnet_tiny", 1_280, 1), ("model", "resnet_small", 1_280, 1),
+    ]  # fmt: skip
+    assert 100 < rows[2]["peak_mb"] < 2_000
+    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    for row in rows:
+        assert row["images_per_s"] == pytest.approx(row["images"] / row["seconds"], rel=0.02)
+
+
+def test_the_scaling_command_prints_a_table_and_writes_json(tmp_path, monkeypatch):
+    row = dict(axis="data", model="m", images=60_000, processes=1, seconds=5.0, images_per_s=12_000, gmacs_per_s=61.2)
+    monkeypatch.setattr(bench, "scaling", lambda: [dict(row, peak_mb=1_234)])
+    out = tmp_path / "scaling.json"
+    result = CliRunner().invoke(main, ["bench", "scaling", "--out", str(out)])
+    assert result.exit_code == 0, result.exception
+    assert "60,000" in result.output and "1,234" in result.output
+    assert json.loads(out.read_text())["rows"] == [dict(row, peak_mb=1_234)]
+
+
 @pytest.mark.data
 def test_every_form_of_a_model_is_timed_and_as_accurate_as_the_model(fashion_mnist_dir):
     rows = bench.forms("lenet_tiny", wanted=("eager", "torch_export"), batches=(1, 8), data_dir=fashion_mnist_dir)

@@ -1,10 +1,11 @@
 """How fast training and inference are: ratios, each measured in one run on one machine.
 
-`cnnzoo bench train` and `cnnzoo bench infer` print them as tables and write JSON.
+`cnnzoo bench train`, `cnnzoo bench scaling` and `cnnzoo bench infer` print them as tables and write JSON.
 """
 
 from ._infer import forms
+from ._scaling import scaling
 from ._timing import machine
 from ._train import cold_starts, loops, switches
 
-__all__ = ["cold_starts", "forms", "loops", "machine", "switches"]
+__all__ = ["cold_starts", "forms", "loops", "machine", "scaling", "switches"]

@@ -1,6 +1,5 @@
 """How fast training is."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .. import data, registry, train
+from .. import registry, train
 from ..data import Split
 from ..memory import keep_memory
 from ..recipes import get_recipe
+from ._scaling import served
 from ._timing import median_seconds
 
 _BATCH = 128
@@ -44,23 +44,12 @@ def loops(split: Split, *, model: str = "lenet_d2l") -> list[dict[str, Any]]:
         dict(loop=f"DataLoader, {workers or 'no'} workers", seconds=round(_plain_epoch(split, model, workers), 2))
         for workers in tqdm((0, 2), desc="plain loop", leave=False, disable=None)
     ]
-    with tempfile.TemporaryDirectory() as folder, _served(split):
+    with tempfile.TemporaryDirectory() as folder, served(split, split):
         recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1)
         train.train(recipe, Path(folder) / "run", device="cpu")
         line = json.loads((Path(folder) / "run" / "metrics.jsonl").read_text())
     times = round(min(row["seconds"] for row in rows) / line["seconds"], 2)
     return [*rows, dict(loop="cnnzoo, recipe textbook", seconds=line["seconds"], times=times)]
-
-
-@contextlib.contextmanager
-def _served(split: Split):
-    # train.train reads its data by name; here they are in memory already.
-    former = data.load_splits
-    data.load_splits = lambda *_, **__: (split, split)
-    try:
-        yield
-    finally:
-        data.load_splits = former
 
 
 class _PlainImages(torch.utils.data.Dataset):

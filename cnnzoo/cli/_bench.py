@@ -66,6 +66,28 @@ def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as
     click.echo(f"\nWritten to {out}.")
 
 
+@bench.command("scaling")
+@click.option("--out", default="bench_scaling.json", show_default=True, metavar="FILE", help="Where the numbers go.")
+@json_option
+def scaling(out: str, as_json: bool) -> None:
+    """What an epoch costs as the data, the processes and the model grow, on synthetic images."""
+    from .. import bench
+
+    found = dict(bench.machine(), rows=bench.scaling())
+    write_json(Path(out), found)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{found['hardware']}, torch {found['torch']}; one epoch of the recipe standard, synthetic images\n")
+    rows = [
+        [r["axis"], r["model"], f"{r['images']:,}", str(r["processes"]), f"{r['seconds']:.1f}"]
+        + [f"{r['images_per_s']:,}", f"{r['gmacs_per_s']:.0f}", f"{r['peak_mb']:,}"]
+        for r in found["rows"]
+    ]
+    table(["growing", "model", "images", "processes", "seconds", "images/s", "G MACs/s", "peak MB"], rows)
+    click.echo(f"\nWritten to {out}.")
+
+
 @bench.command("infer")
 @click.argument("model", default="resnext_small")
 @click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
