@@ -103,8 +103,8 @@ class DenseNet(ConvNet):
 
 
 SIZES = dict(
-    densenet_tiny=dict(growth=16, depths=(3, 4), stem=(16, 16), pool=True),
-    densenet_small=dict(growth=16, depths=(6, 10), stem=(16, 32), pool=True),
+    densenet_tiny=dict(growth=20, depths=(2, 3), stem=(16, 16), pool=True),
+    densenet_small=dict(growth=24, depths=(3, 6), stem=(16, 32), pool=True),
     densenet_base=dict(growth=24, depths=(3, 6, 12), stem=(48,)),
     densenet_large=dict(growth=32, depths=(6, 12, 24), stem=(64,)),
 )
