@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -43,7 +44,7 @@ def test_the_recipe_of_a_checkpoint_gives_its_number_again(zoo):
     assert code == 0
     assert f"{NAME}: {card['top1']:.2f} % on its card, {card['top1']:.2f} % in this run (seed 0" in text
     assert "Reproduced: they differ by 0.00 points" in text and reproduce.FORMULA in text
-    assert checkpoints.read_json("again/metrics.json")["sha256"] == card["sha256"]  # on one machine the very weights
+    assert checkpoints.read_json(Path("again/metrics.json"))["sha256"] == card["sha256"]  # on one machine the very weights
 
 
 def test_a_number_that_the_recipe_does_not_give_is_exit_code_one(zoo):
@@ -59,8 +60,8 @@ def test_json_has_both_numbers_and_another_seed_is_another_run(zoo):
     assert found["good"] is (code == 0)
     assert found["seed"] == 3 and found["count"] == 12
     assert found["card"] == checkpoints.metrics(NAME)["top1"]
-    assert found["top1"] == checkpoints.read_json(f"runs/reproduce-{NAME}-3/metrics.json")["top1"]
-    assert checkpoints.read_json(f"{found['run']}/recipe.json")["seed"] == 3
+    assert found["top1"] == checkpoints.read_json(Path(f"runs/reproduce-{NAME}-3/metrics.json"))["top1"]
+    assert checkpoints.read_json(Path(found["run"]) / "recipe.json")["seed"] == 3
 
 
 def test_a_run_that_is_there_is_not_overwritten(zoo):
