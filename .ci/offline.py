@@ -20,6 +20,7 @@ from cnnzoo.cli import main  # noqa: E402
 
 assert not Path(cnnzoo.__file__).is_relative_to(Path(sys.argv[1]).resolve().parent), cnnzoo.__file__
 assert "site-packages" in cnnzoo.__file__, cnnzoo.__file__
+assert not list((Path(cnnzoo.__file__).parent / "hub_configs").glob("*.png")), "README's picture is in the wheel"
 
 main(["demo"], standalone_mode=False)
 assert Path("cnnzoo_demo.png").stat().st_size > 0

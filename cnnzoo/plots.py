@@ -3,6 +3,7 @@
 Needs the extra `plot`. Colours are Okabe and Ito's, which colour-blind people can tell apart, and lines differ in style too.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import evaluate
+from . import evaluate, published
 from .data import Split, create_transform, open_image
 from .errors import CheckpointError, CnnzooError, InputError
 from .files import atomic
@@ -23,6 +24,9 @@ except ImportError as e:
     raise CnnzooError('Plots need matplotlib, which is not installed. Type: pip install "cnnzoo[plot]"') from e
 
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+# A family's colour and marker; no two have the same marker.
+_FAMILIES = tuple(zip((_BLUE, _RED, _GREEN, "#CC79A7", _ORANGE, "#56B4E9", "#000000") * 2, "osD^vPX<>phd8*", strict=True))
+_PROTOCOLS = {published.LAST: ("o", "#444444"), published.BEST: ("s", "#AAAAAA"), published.LEAKY: ("x", "#AAAAAA")}
 _WIDTH = 8  # inches; at 100 dots each about the width of a README
 # What a line of metrics.jsonl may hold: name, legend, colour, style, factor.
 _CURVES = (
@@ -33,8 +37,8 @@ _CURVES = (
 )
 
 
-def save(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure; the ending of `path` says in which format (png, svg, pdf).
+def save(figure: Figure, path: str | Path, note: str = "") -> Path:
+    """Writes a figure; the ending of `path` says in which format (png, svg, pdf). A png keeps `note` as its Description.
 
     Raises:
         CnnzooError: The ending is none that matplotlib knows, or the file cannot be written; nothing is left of it.
@@ -45,7 +49,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     if kind not in kinds:
         raise CnnzooError(f"{path} was given as a picture's name; allowed endings are {', '.join(sorted(kinds))}. Use .png.")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=100)
+        figure.savefig(temporary, format=kind, dpi=100, metadata=dict(Description=note) if kind == "png" else None)
     return path
 
 
@@ -113,6 +117,56 @@ def confusion_matrix(confusion: Any, labels: tuple[str, ...], title: str = "") -
     axes.set(xlabel="answer", ylabel="true class", title=title)
     figure.colorbar(picture, ax=axes, shrink=0.7, label="errors, % of the true class")
     return figure
+
+
+def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] = published.PUBLISHED) -> Figure:
+    """Accuracy against parameters, of checkpoints by family and of what others have published.
+
+    Args:
+        rows: As `cnnzoo.results()` gives them, of one data set; a bar is the standard deviation over seeds.
+        others: On the same data set.
+
+    Raises:
+        InputError: There is no checkpoint to draw.
+    """
+    if not rows:
+        raise InputError("No checkpoint was given, one at least is needed. Pass cnnzoo.results().")
+    figure, axes = _panel(0.75 * _WIDTH)
+    for protocol, name in published.PROTOCOLS.items():
+        points = [p for p in others if p.protocol == protocol]
+        marker, colour = _PROTOCOLS[protocol]
+        axes.plot(
+            [p.params for p in points], [p.top1 for p in points], marker, color=colour, markerfacecolor="none", label=name
+        )
+    last = [p for p in others if p.protocol == published.LAST]
+    for p in last:
+        if not any(q.top1 >= p.top1 and q.params <= p.params for q in last if q != p):  # the best of their size
+            place = dict(xytext=(0, 7), textcoords="offset points", ha="center")
+            axes.annotate(p.name.split(",")[0], (p.params, p.top1), fontsize=8, color=_PROTOCOLS[published.LAST][1], **place)
+    for family, (colour, marker) in zip(sorted({r["family"] for r in rows}), _FAMILIES):
+        own = sorted((r for r in rows if r["family"] == family), key=lambda r: r["params"])
+        axes.errorbar(
+            [r["params"] for r in own], [r["top1_mean"] for r in own], [r["top1_std"] or 0 for r in own], fmt=marker,
+            linestyle="-", linewidth=1, color=colour, markeredgecolor="black", markersize=9, label=family,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="parameters", ylabel="test top-1, % (spaced by the logarithm of the error)")
+    axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
+    axes.margins(x=0.1, y=0.08)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    figure.suptitle("Fashion-MNIST: cnnzoo's families (filled) and published results (outlined)")
+    handles, names = axes.get_legend_handles_labels()
+    theirs = len(published.PROTOCOLS)
+    axes.legend(handles[:theirs], names[:theirs], fontsize=8, loc="lower right")
+    figure.legend(handles[theirs:], names[theirs:], fontsize=8, loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def results_note(rows: list[dict[str, Any]]) -> str:
+    """What tells a picture of these results from one of others: a hash of all that `results` draws."""
+    keys = ("checkpoint", "family", "params", "top1_mean", "top1_std")
+    drawn = [[{k: r[k] for k in keys} for r in rows], published.PUBLISHED]
+    return "sha256 of the data: " + hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
 
 def filters(model: nn.Module, title: str = "") -> Figure:

@@ -9,6 +9,7 @@ from timm.models import is_model, split_model_name_tag
 from torch import nn
 
 from . import checkpoints, models, summary
+from .datasets import get_dataset_info
 from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
 
 _PACKAGE = models.__name__ + "."
@@ -139,6 +140,37 @@ def _supports(model: nn.Module) -> list[str]:
     return sorted(set(CAPABILITIES) - lacks)
 
 
-def results() -> list[dict[str, Any]]:
-    """The measured numbers of every checkpoint, by name; each is its folder's metrics.json with `name` added."""
-    return [dict(name=name, **checkpoints.metrics(name)) for name in checkpoints.names()]
+def results(pattern: str | Sequence[str] = "*") -> list[dict[str, Any]]:
+    """The zoo's checkpoints and what was measured of them, as data: what README's table and `cnnzoo list --pretrained` show.
+
+    Args:
+        pattern: A wildcard for names of checkpoints, such as `"resnext*"`, or several.
+
+    Returns:
+        A dictionary that JSON can hold for each, by size. Percents are of the test set. `top1`, `top1_tta` (averaged over
+        each image and its mirror image) and the calibration errors `ece` and `ece_calibrated` (at the checkpoint's
+        temperature) are those of the weights that ship; `top1_mean` and `top1_std` (None for one run) are over the `n` runs
+        of `seeds`. `robustness` is of `robustness.accuracies`. `minutes` of training on `hardware` are one run's, as is
+        `images_per_s`; `recipe` is all of recipe.json, `command` what was typed. What was not measured is None.
+    """
+    return sorted((_result(name) for name in list_pretrained(pattern)), key=lambda r: (r["params"], r["checkpoint"]))
+
+
+def _result(name: str) -> dict[str, Any]:
+    arch, tag = name.split(".", 1)
+    m = checkpoints.metrics(name)
+    recipe = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
+    images = m["epochs"] * get_dataset_info(recipe["dataset"]).num_train
+    return dict(
+        checkpoint=name,
+        model=arch,
+        tag=tag,
+        family=_ours()[arch].__module__.removeprefix(_PACKAGE),
+        **{k: m[k] for k in ("params", "macs", "top1", "top1_mean", "top1_std", "seeds")},
+        n=len(m["seeds"]),
+        **{k: m.get(k) for k in ("top1_tta", "loss", "ece", "ece_calibrated", "temperature", "robustness", "holdout_top1")},
+        **{k: m[k] for k in ("epochs", "minutes", "hardware")},
+        images_per_s=round(images / (60 * m["minutes"])) if m["minutes"] else None,
+        recipe=recipe,
+        **{k: m[k] for k in ("command", "torch", "timm", "data_md5", "sha256")},
+    )

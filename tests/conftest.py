@@ -46,7 +46,7 @@ settings.load_profile("cnnzoo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--accept", action="store_true", help="rewrite tests/golden.csv, cards, and the README's tables")
+    parser.addoption("--accept", action="store_true", help="rewrite golden.csv, cards, the README's tables and picture")
 
 
 @pytest.hookimpl(tryfirst=True)

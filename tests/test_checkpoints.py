@@ -11,7 +11,7 @@ import timm
 import torch
 
 import cnnzoo
-from cnnzoo import checkpoints
+from cnnzoo import checkpoints, robustness
 from cnnzoo.errors import CheckpointError, CnnzooError
 
 NAMES = checkpoints.names()
@@ -67,6 +67,17 @@ def test_every_folder_is_whole_and_its_numbers_agree(name):
     assert config["architecture"] == metrics["model"]
     assert "num_classes" not in config.get("model_args", {})  # transformers fails on it
     assert len(config["label_names"]) == config["num_classes"] == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_checkpoint_says_how_it_fares_on_spoiled_images_and_once_calibrated(name):
+    metrics = checkpoints.metrics(name)
+    assert tuple(metrics["robustness"]) == robustness.names(), f"cnnzoo measure {name} writes what is lacking."
+    assert all(10 < top1 <= metrics["top1"] + 0.5 for top1 in metrics["robustness"].values())
+    assert metrics["ece_calibrated"] < metrics["ece"]
+    card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    assert robustness.as_markdown(metrics["robustness"]) in card
+    assert f"{metrics['ece_calibrated']:.1f} % at the temperature {metrics['temperature']:.2f}" in card
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,6 +38,7 @@ def test_help_names_every_command():
         "predict",
         "train",
         "build",
+        "measure",
         "verify",
         "push",
         "pull",
@@ -64,10 +65,19 @@ def test_list_takes_a_pattern_and_json():
     assert small["params"] == cnnzoo.info("resnext_small")["params"]
 
 
-def test_list_pretrained_shows_only_models_with_weights():
-    rows = json.loads(run("list", "--pretrained", "--json").output)
-    assert {row["name"] for row in rows} == {name.split(".")[0] for name in checkpoints.names()}
-    assert all(row["checkpoints"] for row in rows)
+def test_list_pretrained_shows_the_results_as_data_and_aligned():
+    assert json.loads(run("list", "--pretrained", "--json").output) == json.loads(json.dumps(cnnzoo.results()))
+    lines = run("list", "--pretrained").output.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [r["checkpoint"] for r in cnnzoo.results()]
+    small = next(line for line in lines if line.startswith("resnext_small."))
+    metrics = checkpoints.metrics("resnext_small.fashion_mnist")
+    for value in (f"{metrics['params']:,}", f"{metrics['top1_mean']:.2f}", f"{metrics['ece_calibrated']:.1f}"):
+        assert value in small.split()
+    end = lines[0].index("parameters") + len("parameters")
+    assert all(line[end - 1] != " " and line[end : end + 1] in " " for line in lines)
+    some = json.loads(run("list", "lenet*", "--pretrained", "--json").output)
+    assert {row["family"] for row in some} == {"lenet"}
+    run("list", "alexnet*", "--pretrained", code=1)
 
 
 def test_list_supports_shows_only_models_that_can():
@@ -167,6 +177,7 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),
         (["build", ".", "--holdout", "."], "cannot be read"),
+        (["measure", "no/such/folder"], "Unknown checkpoint"),
         (["verify", "no/such/folder"], "no/such/folder is no folder"),
         (["push", "no/such/folder", "a/b"], "no/such/folder is no folder"),
         (["pull", "a b"], "ORG/NAME"),

@@ -89,14 +89,16 @@ def test_every_shell_command_runs(line, tmp_path, request):
 
 
 def results_table() -> str:
-    header = ("checkpoint", "parameters", "MACs", "test top-1", "with flip TTA", "epochs", "minutes")
-    rows = [f"| {' | '.join(header)} |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for r in sorted(cnnzoo.results(), key=lambda r: r["params"]):
+    header = (
+        "checkpoint", "parameters", "MACs", "test top-1", "with flip TTA", "calibration error", "epochs", "minutes"
+    )  # fmt: skip
+    rows = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    for r in cnnzoo.results():
         spread = "" if r["top1_std"] is None else f" ± {r['top1_std']:.2f}"
         cells = (
-            f"`{r['name']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M",
-            f"{r['top1_mean']:.2f}{spread} (n = {len(r['seeds'])})", f"{r['top1_tta']:.2f}", f"{r['epochs']}",
-            f"{r['minutes']:.0f}",
+            f"`{r['checkpoint']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M",
+            f"{r['top1_mean']:.2f}{spread} (n = {r['n']})", f"{r['top1_tta']:.2f}",
+            f"{r['ece']:.1f}, calibrated {r['ece_calibrated']:.1f}", f"{r['epochs']}", f"{r['minutes']:.0f}",
         )  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

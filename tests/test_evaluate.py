@@ -1,13 +1,18 @@
 """Measuring and predicting."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, strategies as st
 from PIL import Image
 
 import cnnzoo
 from cnnzoo import checkpoints, data, evaluate
+from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import InputError
 
@@ -83,12 +88,16 @@ def test_an_empty_split_is_refused(model, tiny_split):
         evaluate.predict_logits(model, tiny_split[:0])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("name", checkpoints.names())
-def test_a_checkpoint_gives_the_number_on_its_card(name, fashion_mnist_dir):
-    split = data.load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir)
-    found = evaluate.evaluate(cnnzoo.create_model(name, pretrained=True), split)
-    assert found.top1 == pytest.approx(checkpoints.metrics(name)["top1"], abs=0.01)
+def test_eval_gives_every_checkpoint_the_number_on_its_card(name, fashion_mnist_dir):
+    result = CliRunner().invoke(main, ["eval", name, "--data-dir", str(fashion_mnist_dir), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["top1"]
+    assert found == pytest.approx(checkpoints.metrics(name)["top1"], abs=0.01)
+    card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    assert float(re.search(r"top-1, test set \| ([\d.]+) %", card)[1]) == pytest.approx(found, abs=0.015)  # two digits
 
 
 # -- predict -------------------------------------------------------------------------------------------------------------

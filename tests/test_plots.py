@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cnnzoo
-from cnnzoo import data, evaluate, plots
+from cnnzoo import checkpoints, data, evaluate, plots, published
 from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
@@ -204,3 +204,74 @@ main(["plot", "filters", "lenet_tiny"])
     assert run.returncode == 1
     assert 'pip install "cnnzoo[plot]"' in run.stderr
     assert "Traceback" not in run.stderr
+
+
+# -- results -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows():
+    sizes = dict(lenet_tiny=(80_000, 93.0, None), vgg_tiny=(90_000, 94.0, 0.1), vgg_small=(280_000, 95.0, 0.2))
+    return [
+        dict(checkpoint=f"{m}.x", family=m.split("_")[0], params=p, top1_mean=t, top1_std=s)
+        for m, (p, t, s) in sizes.items()
+    ]
+
+
+def test_results_draw_every_checkpoint_in_its_familys_colour_and_marker(rows):
+    axes = plots.results(rows).axes[0]
+    drawn = {c.get_label(): c.lines[0] for c in axes.containers}
+    assert {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in drawn.items()} == {
+        "lenet": ([80_000], [93.0]),
+        "vgg": ([90_000, 280_000], [94.0, 95.0]),
+    }
+    assert len({line.get_marker() for line in drawn.values()}) == len({line.get_color() for line in drawn.values()}) == 2
+    assert axes.get_xscale() == "log"
+
+
+def test_results_draw_every_published_number_by_how_it_came_about(rows):
+    axes = plots.results(rows).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    for protocol, name in published.PROTOCOLS.items():
+        points = [(p.params, p.top1) for p in published.PUBLISHED if p.protocol == protocol]
+        assert points and list(zip(*lines[name].get_data(), strict=True)) == points
+    assert len({lines[name].get_marker() for name in published.PROTOCOLS.values()}) == 3
+    assert "leaky" in published.PROTOCOLS[published.LEAKY]
+
+
+def test_the_best_published_number_of_each_size_is_named(rows):
+    names = [t.get_text() for t in plots.results(rows).axes[0].texts]
+    assert names == ["shake-shake-26 2x96d", "shake-shake-26 2x32d", "pre-act ResNet-50", "pre-act ResNet-20"]
+
+
+def test_ten_families_have_ten_markers(rows):
+    many = [dict(rows[0], family=f"family{i}", params=80_000 + i) for i in range(10)]
+    axes = plots.results(many).axes[0]
+    assert len({c.lines[0].get_marker() for c in axes.containers}) == 10
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(InputError, match="cnnzoo.results"):
+        plots.results([])
+
+
+def test_the_picture_of_the_readme_is_of_the_results_there_are(request):
+    """By a note in the file, not by pixels, which depend on matplotlib's version and on fonts."""
+    rows, path = cnnzoo.results(), checkpoints.root() / "results.png"
+    if request.config.getoption("--accept"):
+        plots.save(plots.results(rows), path, plots.results_note(rows))
+    with Image.open(path) as picture:
+        assert picture.text["Description"] == plots.results_note(rows), (
+            "The picture is stale: cnnzoo plot results --out hub_configs/results.png draws it anew."
+        )
+    assert path.stat().st_size < 100_000
+    changed = [dict(rows[0], top1_mean=rows[0]["top1_mean"] + 0.01), *rows[1:]]
+    assert plots.results_note(changed) != plots.results_note(rows)
+
+
+def test_the_command_writes_the_picture_with_its_note(tmp_path):
+    out = tmp_path / "results.png"
+    result = CliRunner().invoke(main, ["plot", "results", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    with Image.open(out) as picture:
+        assert picture.text["Description"] == plots.results_note(cnnzoo.results())

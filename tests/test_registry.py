@@ -50,6 +50,21 @@ def test_the_pretrained_list_is_the_list_of_checkpoint_folders():
     assert cnnzoo.list_pretrained("nothing*") == []
 
 
+def test_the_results_are_what_the_folders_hold_by_size():
+    rows = cnnzoo.results()
+    assert sorted(r["checkpoint"] for r in rows) == cnnzoo.list_pretrained()
+    assert [r["params"] for r in rows] == sorted(r["params"] for r in rows)
+    for r in json.loads(json.dumps(rows)):
+        metrics = checkpoints.metrics(r["checkpoint"])
+        assert {k: r[k] for k in metrics if k in r} == {k: v for k, v in metrics.items() if k in r}
+        assert f"{r['model']}.{r['tag']}" == r["checkpoint"]
+        assert r["model"].startswith(r["family"])
+        assert r["n"] == len(metrics["seeds"])
+        assert r["recipe"] == checkpoints.read_json(checkpoints.folder(r["checkpoint"]) / "recipe.json")
+        assert r["images_per_s"] * r["minutes"] * 60 == pytest.approx(60_000 * r["epochs"], rel=0.001)
+    assert [r["checkpoint"] for r in cnnzoo.results("lenet*")] == cnnzoo.list_pretrained("lenet*")
+
+
 # -- names are promises --------------------------------------------------------------------------------------------------
 
 

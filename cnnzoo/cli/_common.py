@@ -63,7 +63,7 @@ def images_for(
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints aligned columns: numbers to the right, words to the left."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    numeric = [bool(rows) and all(row[i][:1].isdigit() for row in rows) for i in range(len(header))]
+    numeric = [bool(rows) and all(row[i][:1].isdigit() or row[i] == "-" for row in rows) for i in range(len(header))]
     for line in [header, ["-" * w for w in widths], *rows]:
         cells = [cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(line, widths, numeric, strict=True)]
         click.echo("  ".join(cells).rstrip())

@@ -6,6 +6,8 @@ stay in the shell's history.
 
 import click
 
+from ._common import data_dir_option, device_option, download_option, may_download
+
 _private = click.option(
     "--private/--public", default=True, show_default=True, help="Who may see it; what is there must agree."
 )
@@ -16,11 +18,29 @@ _revision = click.option("--revision", metavar="REV", help="A branch; to pull al
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
 @click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
-def build(runs: tuple[str, ...], holdout_run: str, out: str) -> None:
-    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed)."""
+@data_dir_option
+@download_option
+def build(runs: tuple[str, ...], holdout_run: str, out: str, data_dir: str | None, download: bool | None) -> None:
+    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed), and measure it."""
     from .. import hub
 
-    click.echo(hub.build(runs, holdout_run, out))
+    folder = hub.build(runs, holdout_run, out)
+    hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download))
+    click.echo(folder)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDERS")
+@device_option
+@data_dir_option
+@download_option
+def measure(folders: tuple[str, ...], device: str, data_dir: str | None, download: bool | None) -> None:
+    """Measure what checkpoint FOLDERS (or names) lack: calibrated error, accuracy on spoiled test images."""
+    from .. import hub
+
+    for folder in folders:
+        added = hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download), device=device)
+        click.echo(f"{folder}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
 
 
 @click.command()
@@ -71,4 +91,4 @@ def publish(root: str | None, org: str, really: bool) -> None:
         click.echo(f"{place}: {change}")
 
 
-COMMANDS = (build, verify, push, pull, publish)
+COMMANDS = (build, measure, verify, push, pull, publish)

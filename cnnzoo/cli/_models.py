@@ -42,19 +42,20 @@ def demo(model: str, sheet: str, as_json: bool) -> None:
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@click.option("--pretrained", "with_weights", is_flag=True, help="Only models with weights.")
+@click.option("--pretrained", "with_weights", is_flag=True, help="The checkpoints, and what was measured of them.")
 @click.option("--supports", multiple=True, metavar="CAPABILITY", help="Only models that can this, say dynamic_size.")
 @json_option
 def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: bool) -> None:
     """List models, with a wildcard PATTERN such as 'resnext*'."""
     from .. import registry
 
-    trained = registry.list_pretrained()
     names = registry.list_models(pattern, supports=supports)
-    if with_weights:
-        names = [n for n in names if any(t.split(".", 1)[0] == n for t in trained)]
-    if not names:
+    trained = [r for r in registry.results() if r["model"] in names] if with_weights else []
+    if not (trained if with_weights else names):
         raise CnnzooError(f"No model fits {pattern!r} and the options. cnnzoo list shows all of them.")
+    if with_weights:
+        _list_results(trained, as_json)
+        return
     rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -67,6 +68,39 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
         for r in rows
     ]  # fmt: skip
     table(["model", "parameters", "M MACs", "input", "pretrained, test top-1"], cells)
+
+
+def _list_results(rows: list[dict], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    cells = [
+        [
+            r["checkpoint"], f"{r['params']:,}", number(r["macs"] / 1e6, 1), number(r["top1_mean"], 2),
+            number(r["top1_std"], 2), str(r["n"]), number(r["top1_tta"], 2), number(r["ece"], 1),
+            number(r["ece_calibrated"], 1), str(r["epochs"]), number(r["minutes"], 0), number(r["images_per_s"], 0),
+        ]
+        for r in rows
+    ]  # fmt: skip
+    header = (
+        "checkpoint",
+        "parameters",
+        "M MACs",
+        "top-1",
+        "std",
+        "n",
+        "TTA",
+        "ECE",
+        "calibrated",
+        "epochs",
+        "min",
+        "img/s",
+    )
+    table(header, cells)
 
 
 @click.command()

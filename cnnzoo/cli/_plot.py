@@ -87,10 +87,20 @@ def gradcam(model: str, image: str, out: str | None, label: int | None, level: i
     _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level))
 
 
-def _draw(kind: str, out: str | None, figure: Callable) -> None:
+@plot.command()
+@_out
+def results(out: str | None) -> None:
+    """Accuracy against parameters: the zoo's checkpoints, and what others have published."""
+    from .. import registry
+
+    rows = registry.results()
+    _draw("results", out, lambda plots: plots.results(rows), lambda plots: plots.results_note(rows))
+
+
+def _draw(kind: str, out: str | None, figure: Callable, note: Callable = lambda plots: "") -> None:
     from .. import plots
 
-    click.echo(plots.save(figure(plots), out or f"{kind}.png"))
+    click.echo(plots.save(figure(plots), out or f"{kind}.png", note(plots)))
 
 
 COMMANDS = (plot,)

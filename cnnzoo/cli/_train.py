@@ -1,6 +1,7 @@
 """`cnnzoo train`."""
 
 import dataclasses
+import json
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from ..recipes import RECIPES, Recipe, get_recipe
-from ._common import data_dir_option, download_option, may_download
+from ._common import data_dir_option, download_option, json_option, may_download
 
 
 def _recipe_options(command: Callable) -> Callable:
@@ -66,4 +67,43 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
         click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
 
 
-COMMANDS = (train_,)
+@click.command()
+@click.argument("name")
+@click.option("--out", metavar="DIR", help="Run folder.  [default: runs/reproduce-NAME-SEED]")
+@click.option("--seed", type=int, default=None, help="Another seed than the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
+@data_dir_option
+@download_option
+@json_option
+@click.pass_context
+def reproduce(
+    ctx: click.Context, name: str, out: str | None, seed: int | None, resume: bool, device: str | None,
+    data_dir: str | None, download: bool | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Train the checkpoint NAME again by its recipe and hold the test accuracy against its card.
+
+    Exit code 0: they differ by at most three standard errors of the difference. 1: by more.
+    """
+    from .. import reproduce
+
+    out = out or f"runs/reproduce-{name}-{'own' if seed is None else seed}"
+    found = reproduce.reproduce(
+        name, out, seed=seed, data_dir=data_dir, download=may_download(data_dir, download), resume=resume, device=device
+    )
+    if not found:  # not the main process
+        return
+    if as_json:
+        click.echo(json.dumps(dict(dataclasses.asdict(found), good=found.good), indent=2))
+    else:
+        click.echo(
+            f"{found.checkpoint}: {found.card:.2f} % on its card, {found.top1:.2f} % in this run (seed {found.seed}, "
+            f"weights in {found.run}).\n{'Reproduced' if found.good else 'NOT reproduced'}: they differ by "
+            f"{abs(found.top1 - found.card):.2f} points, allowed are {found.tolerance:.2f} = {reproduce.FORMULA} at "
+            f"n = {found.count:,} test images."
+        )
+    if not found.good:
+        ctx.exit(1)
+
+
+COMMANDS = (train_, reproduce)

@@ -16,6 +16,7 @@ from .. import checkpoints, registry, summary
 from ..datasets import DatasetInfo, get_dataset_info
 from ..errors import CheckpointError
 from ..files import atomic, write_json
+from ..robustness import as_markdown
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
 
 _CARD = """---
@@ -43,14 +44,14 @@ model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
 | top-1, test set | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
 | {mean_name} | {mean} % (n = {count}) |
 | with flip test-time augmentation | {m[top1_tta]:.2f} % |
-| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} % |
+| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} %{calibrated} |
 | top-1, holdout of the run without it | {m[holdout_top1]:.2f} % |
 
 Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights.
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
 the test set after training. A difference of less than 0.45 points between single runs means nothing.
 
-{picture}Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
+{robust}{picture}Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
 
 ## Recipe
 
@@ -70,6 +71,14 @@ For small grayscale images of single garments, light on black, and as a start fo
 classes and nothing else: a picture of anything else gets one of them too.
 
 Weights and code: Apache-2.0. Data: {info.licence}. sha256 of the weights: `{m[sha256]}`.
+"""
+
+_CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
+
+_ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
+
+{table}
+
 """
 
 _PIPELINE = """
@@ -237,6 +246,8 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         variant=_VARIANT.format(rgb=RGB) if is_twin else "",
         pipeline=_PIPELINE.format(rgb=RGB, repo_id=repo_id),
         picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in metrics else "",
+        calibrated=_CALIBRATED.format(m=metrics) if "ece_calibrated" in metrics else "",
+        robust=_ROBUST.format(table=as_markdown(metrics["robustness"])) if "robustness" in metrics else "",
         info=info,
         m=metrics,
         input_size="x".join(map(str, (channels, *info.image_size[1:]))),
