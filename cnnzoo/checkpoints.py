@@ -6,8 +6,11 @@ of a cfg are, and refuses weights whose sha256 is not the one in the folder's `m
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -144,6 +147,48 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (OSError, RuntimeError, SafetensorError) as e:
         reason = str(e).splitlines()[0]
         raise CheckpointError(f"{path} does not fit {type(model).__name__} ({reason}). Give its own weights.") from e
+
+
+# timm's cfg refuses fields that it does not know, but it has one for notes, which goes wherever the cfg goes.
+_NOTE = "temperature="
+_TEMPERATURES = (0.01, 100.0)
+
+
+def temperature_notes(temperature: float) -> list[str]:
+    """A calibration temperature as the `notes` of a timm pretrained cfg; 1, which changes nothing, needs none.
+
+    Raises:
+        CheckpointError: It is no number from 0.01 to 100.
+    """
+    low, high = _TEMPERATURES
+    if not isinstance(temperature, (int, float)) or isinstance(temperature, bool) or not low <= temperature <= high:
+        raise _no_temperature(temperature)
+    return [] if temperature == 1 else [f"{_NOTE}{temperature:.6g}"]
+
+
+def temperature_of(cfg: Mapping[str, Any]) -> float:
+    """The calibration temperature that the `notes` of a pretrained cfg hold, 1 if none. The cfg may be a stranger's.
+
+    Raises:
+        CheckpointError: It is no number from 0.01 to 100, or there are two.
+    """
+    notes = cfg.get("notes")
+    notes = notes if isinstance(notes, (list, tuple)) else [notes]
+    found = [n.removeprefix(_NOTE) for n in notes if isinstance(n, str) and n.startswith(_NOTE)]
+    if not found:
+        return 1.0
+    low, high = _TEMPERATURES
+    if len(found) > 1 or not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", found[0]) or not low <= float(found[0]) <= high:
+        raise _no_temperature(", ".join(found))
+    return float(found[0])
+
+
+def _no_temperature(given: Any) -> CheckpointError:
+    low, high = _TEMPERATURES
+    return CheckpointError(
+        f"The temperature {str(given)[:60]!r} was given for a checkpoint, allowed is one number from {low:g} to {high:g}. "
+        "Use a checkpoint made by cnnzoo build, or set model.temperature = 1."
+    )
 
 
 def _download(name: str, cache_dir: str | Path | None) -> Path:

@@ -162,6 +162,28 @@ def test_the_branch_rgb_has_the_twin(server, unverified, tmp_path):
 # -- pull ------------------------------------------------------------------------------------------------------------------
 
 
+def test_probabilities_are_as_calibrated_as_those_of_the_zoos_own_by_whatever_way_they_come(server, tmp_path, unverified):
+    hub.push(FOLDER, MINE, private=False, token=ALICE)
+    own = cnnzoo.create_model(NAME, pretrained=True)
+    assert own.temperature == checkpoints.metrics(NAME)["temperature"] != 1
+    ways = [hub.pull(MINE, cache_dir=tmp_path).model, hub.pull(MINE, revision="rgb", cache_dir=tmp_path).model]
+    for create_model in (timm.create_model, cnnzoo.create_model):
+        ways.append(create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=tmp_path))
+        ways.append(create_model(f"local-dir:{FOLDER}", pretrained=True))
+    picture = Image.effect_noise((28, 28), 60)
+    [(label, probability)] = cnnzoo.predict(own, picture)
+    for model in ways:
+        assert model.temperature == own.temperature
+        assert cnnzoo.predict(model, picture) == [(label, pytest.approx(probability, abs=1e-5))]
+
+
+def test_a_new_head_and_weights_of_ones_own_are_not_calibrated(tmp_path):
+    assert timm.create_model(f"local-dir:{FOLDER}", pretrained=True, num_classes=3).temperature == 1
+    assert timm.create_model(f"local-dir:{FOLDER}").temperature == 1
+    own = dict(file=str(FOLDER / "model.safetensors"))
+    assert cnnzoo.create_model("lenet_tiny", pretrained=True, pretrained_cfg_overlay=own).temperature == 1
+
+
 def test_only_the_config_and_the_weights_are_fetched(server, tmp_path):
     server.put(MINE, FOLDER)
     hub.pull(MINE, cache_dir=tmp_path)

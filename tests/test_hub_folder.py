@@ -24,19 +24,6 @@ def folder(tmp_path):
     return shutil.copytree(checkpoints.folder(NAME), tmp_path / NAME)
 
 
-@pytest.fixture
-def quick(monkeypatch, folder):
-    """The reload without its process, which takes seconds."""
-
-    def reload(where):
-        model = timm.create_model(f"local-dir:{where}", pretrained=True).eval()
-        with torch.inference_mode():
-            x = torch.randn(8, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
-            return model(x).tolist()
-
-    monkeypatch.setattr(_verify, "_reload", reload)
-
-
 def change_json(path, **fields):
     path.write_text(json.dumps(dict(json.loads(path.read_text()), **fields)))
 
@@ -184,18 +171,3 @@ def test_the_card_has_the_result_in_the_hubs_own_form():
 @pytest.mark.parametrize("words", ["MIT", "Apache-2.0", "md5", "holdout", "knows ten", "seed 0", "sha256"])
 def test_the_card_says_what_a_user_must_know(words):
     assert words in (checkpoints.folder(NAME) / "README.md").read_text()
-
-
-def test_counts_of_confusion_become_a_picture_on_the_card(folder, quick):
-    counts = [[0] * 10 for _ in range(10)]
-    for i in range(10):
-        counts[i][i], counts[i][(i + 1) % 10] = 900, 100
-    change_json(folder / "metrics.json", confusion=counts)
-    recipe, metrics = (checkpoints.read_json(folder / f"{n}.json") for n in ("recipe", "metrics"))
-    hub._build._write(folder, metrics, recipe)
-    assert (folder / "confusion.png").stat().st_size > 1000
-    assert "(confusion.png)" in (folder / "README.md").read_text()
-    hub.verify(folder)
-    (folder / "confusion.png").unlink()
-    with pytest.raises(CheckpointError, match="confusion.png"):
-        hub.verify(folder)

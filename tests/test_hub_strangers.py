@@ -100,6 +100,11 @@ CONFIGS = dict(
     zero_std=config(pretrained_cfg__std=[0.0]),
     odd_interpolation=config(pretrained_cfg__interpolation="__class__"),
     few_labels=config(label_names=["one"]),
+    **{
+        f"temperature_{value}": config(pretrained_cfg__notes=[f"temperature={value}"])
+        for value in ("nan", "inf", "-1", "0", "0.0", "1e3", "101", "1_0", "", "9" * 5000)
+    },
+    two_temperatures=config(pretrained_cfg__notes=["temperature=0.5", "temperature=2"]),
 )
 
 

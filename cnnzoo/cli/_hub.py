@@ -14,13 +14,18 @@ _revision = click.option("--revision", metavar="REV", help="A branch; to pull al
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
+@click.option(
+    "--holdout",
+    "holdout_run",
+    metavar="DIR",
+    help="Run folder of the same recipe with --holdout; without it probabilities stay uncalibrated, and the card says so.",
+)
 @click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
-def build(runs: tuple[str, ...], holdout_run: str, out: str) -> None:
+def build(runs: tuple[str, ...], holdout_run: str | None, out: str) -> None:
     """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed)."""
     from .. import hub
 
-    click.echo(hub.build(runs, holdout_run, out))
+    click.echo(hub.build(runs, out, holdout_run=holdout_run))
 
 
 @click.command()

@@ -1,12 +1,13 @@
 """Checkpoints as Hugging Face Hub repositories: made from runs, verified, pushed, pulled.
 
-`build` makes a checkpoint folder, a repository exactly as it is published; `verify` holds it against itself; `push` sends
-it; `pull` fetches one and trusts nothing in it.
+`build` makes a checkpoint folder, a repository exactly as it is published, from runs or a model; `verify` holds it against
+itself; `push` sends it; `pull` fetches one and trusts nothing in it.
 """
 
-from ._build import RGB, build, card, config, twin
+from ._build import build, config, refresh, twin
+from ._card import RGB, card
 from ._pull import Pulled, pull
 from ._push import publish, push
 from ._verify import verify
 
-__all__ = ["RGB", "Pulled", "build", "card", "config", "publish", "pull", "push", "twin", "verify"]
+__all__ = ["RGB", "Pulled", "build", "card", "config", "publish", "pull", "push", "refresh", "twin", "verify"]
