@@ -1,20 +1,26 @@
 """Checkpoint folders of one's own: from a model in memory, or from a run on any data; whole, honest, and ready to push."""
 
+import json
 import re
 
 import pytest
 import timm
 import torch
-from helpers import fill
+from click.testing import CliRunner
+from helpers import TINY, fill, run_recipe
 from hub_helpers import MINE, pull
 from huggingface_hub import ModelCard
 from loopback_hub import ALICE
+from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
 import cnnzoo
 from cnnzoo import checkpoints, evaluate, hub
+from cnnzoo.cli import main
+from cnnzoo.data import load_split
 from cnnzoo.errors import CheckpointError, CnnzooError
+from cnnzoo.recipes import Recipe
 
 
 def trained(name="resnet_tiny", **kwargs):
@@ -179,3 +185,142 @@ def test_options_of_the_other_kind_are_refused(tmp_path):
         hub.build(tmp_path, tmp_path, labels=["a"])
     with pytest.raises(CheckpointError, match="empty list"):
         hub.build([], tmp_path)
+
+
+# -- from a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Bright cats and dark dogs, twenty each, in colour."""
+    for label, color in dict(cat=(250, 200, 150), dog=(60, 30, 0)).items():
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (30 + i, 40), tuple(v + i // 4 for v in color)).save(tmp_path / "pets" / label / f"{i:02}.png")
+    return tmp_path / "pets"
+
+
+def train_on(pets, out, holdout=False, **fields):
+    from cnnzoo import train
+
+    recipe = Recipe(**dict(TINY, model="lenet_tiny", dataset="folder", epochs=1, lr=0.01, warmup_epochs=0) | fields)
+    train.train(recipe, out, data_dir=pets, device="cpu", holdout=holdout)
+    return out
+
+
+@pytest.mark.usefixtures("brisk")
+def test_a_run_on_ones_own_pictures_goes_to_the_hub_and_comes_back_with_its_labels(server, cache, tmp_path, pets):
+    run = train_on(pets, tmp_path / "run", pretrained=True)
+    folder = hub.build(run, tmp_path / "out")
+    assert folder.name == "lenet_tiny.folder"
+    metrics = hub.verify(folder)  # in a fresh process
+    assert len(metrics["confusion"]) == 2 and (folder / "confusion.png").is_file()
+    hub.push(folder, MINE, token=ALICE)
+    pulled = pull(cache, token=ALICE)
+    assert pulled.labels == ("cat", "dog") and pulled.model.temperature == 1
+    info = load_split("folder", data_dir=pets).info
+    assert (pulled.model.pretrained_cfg["mean"], pulled.model.pretrained_cfg["std"]) == (info.mean, info.std)
+    here = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(logits(here), logits(pulled.model))
+    model = cnnzoo.create_model("lenet_tiny", num_classes=2)
+    checkpoints.load_weights(model, run / "model.safetensors")
+    assert torch.equal(logits(model), logits(pulled.model))
+    for name in ("cat", "dog"):
+        picture = Image.open(sorted((pets / name).iterdir())[0]).convert("L")
+        assert cnnzoo.predict(pull(cache, token=ALICE, revision="rgb").model, picture, 2) == [
+            (label, pytest.approx(p, abs=1e-4)) for label, p in cnnzoo.predict(pulled.model, picture, 2)
+        ]
+
+
+def test_the_card_of_ones_own_pictures_says_nothing_of_fashion(tmp_path, pets):
+    folder = hub.build(train_on(pets, tmp_path / "run"), tmp_path)
+    text = (folder / "README.md").read_text()
+    card = ModelCard(text)
+    assert "Fashion" not in text and "fashion_mnist" not in text and "garment" not in text
+    assert "trained on pets" in text and '["cat", "dog"]' in text
+    assert "32 training images, 8 test images" in text and "choices may have been made on the test set" in text
+    assert card.data.eval_results[0].dataset_type == "imagefolder" and card.data.datasets is None
+    assert card.data.license is None
+    config = json.loads((folder / "config.json").read_text())
+    assert config["label_names"] == ["cat", "dog"] and "license" not in config["pretrained_cfg"]
+
+
+def test_a_run_in_colour_and_in_another_size_says_so(tmp_path, pets, quick):
+    run = train_on(pets, tmp_path / "run", model="resnet_tiny", in_chans=3, image_size=32)
+    folder = hub.build(run, tmp_path)
+    metrics = hub.verify(folder)
+    loaded = cnnzoo.create_model(f"local-dir:{folder}", pretrained=True)
+    assert loaded.pretrained_cfg["input_size"] == (3, 32, 32) and len(loaded.pretrained_cfg["mean"]) == 3
+    split = load_split("folder", data_dir=pets, image_size=(3, 32, 32))
+    assert evaluate.evaluate(loaded, split).confusion == tuple(map(tuple, metrics["confusion"]))
+    assert "3x32x32" in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match="has not 1 channel"):
+        hub.twin(folder, tmp_path / "rgb")
+
+
+def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick):
+    run, chosen = train_on(pets, tmp_path / "run"), train_on(pets, tmp_path / "holdout", holdout=True)
+    folder = hub.build([run], tmp_path, holdout_run=chosen)
+    hub.verify(folder)
+    expected = max(0.01, checkpoints.read_json(chosen / "metrics.json")["temperature"])
+    assert cnnzoo.create_model(f"local-dir:{folder}", pretrained=True).temperature == expected
+    assert "by runs that did not train on them" in (folder / "README.md").read_text()
+    (pets / "cat" / "00.png").unlink()
+    with pytest.raises(CheckpointError, match="other data"):
+        hub.build([run, train_on(pets, tmp_path / "fewer", seed=1)], tmp_path)
+
+
+def test_the_command_builds_from_a_run_alone(tmp_path, pets):
+    run = train_on(pets, tmp_path / "run")
+    result = CliRunner().invoke(main, ["build", str(run), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and result.output == f"{tmp_path / 'out' / 'lenet_tiny.folder'}\n"
+
+
+def test_a_damaged_note_of_the_data_is_an_error_of_one_line(tmp_path, pets):
+    run = train_on(pets, tmp_path / "run")
+    metrics = checkpoints.read_json(run / "metrics.json")
+    noted = metrics["data"]
+    for spoiled in ({}, [1], None, noted | dict(image_size=[1]), noted | dict(labels=[1, 2]), noted | dict(mean=[0.1, 0.2])):
+        (run / "metrics.json").write_text(json.dumps(dict(metrics, data=spoiled)))
+        with pytest.raises(CnnzooError, match="not whole") as caught:
+            hub.build(run, tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_before_its_data_were_noted_is_refused_unless_they_are_known(tmp_path, miniature, quick):
+    run = tmp_path / "run"
+    run_recipe(Recipe(model="lenet_tiny", **TINY), run, miniature)
+    metrics = checkpoints.read_json(run / "metrics.json")
+    del metrics["data"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    folder = hub.build(run, tmp_path)
+    assert hub.verify(folder)["top1"] == metrics["top1"]
+    assert ModelCard.load(folder / "README.md").data.license == "apache-2.0"
+    recipe = dict(checkpoints.read_json(run / "recipe.json"), dataset="folder")
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(CheckpointError, match="older version"):
+        hub.build(run, tmp_path)
+
+
+# -- made anew -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_before_the_counts_were_noted_gets_its_picture_and_keeps_its_numbers(tmp_path, pets, quick):
+    folder = hub.build(train_on(pets, tmp_path / "run"), tmp_path)
+    whole = {p.name: p.read_bytes() for p in folder.iterdir()}
+    metrics = checkpoints.read_json(folder / "metrics.json")
+    old = {k: v for k, v in metrics.items() if k != "confusion"}
+    (folder / "metrics.json").write_text(json.dumps(old))
+    (folder / "confusion.png").unlink()
+    result = CliRunner().invoke(main, ["refresh", str(folder), "--data-dir", str(pets)])
+    assert result.exit_code == 0, result.output
+    hub.verify(folder)
+    assert checkpoints.read_json(folder / "metrics.json") == metrics
+    assert {p.name for p in folder.iterdir()} == set(whole) and (folder / "model.safetensors").read_bytes() == whole[
+        "model.safetensors"
+    ]
+    (folder / "metrics.json").write_text(json.dumps(dict(old, top1=old["top1"] - 1)))
+    with pytest.raises(CheckpointError, match="top1.*was measured"):
+        hub.refresh(folder, data_dir=pets)
+    with pytest.raises(CheckpointError, match="no measured numbers"):
+        hub.refresh(hub.build(trained(), tmp_path))

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from .. import __version__, checkpoints, data, evaluate, registry, summary
@@ -149,6 +150,8 @@ def twin(folder: str | Path, out: str | Path) -> Path:
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
         size = summary.count(model, (3, *info.image_size[1:]))
         digest = checkpoints.sha256(scratch / checkpoints.WEIGHTS)
+        if (folder / PICTURE).is_file():  # copied, so that it takes no matplotlib, whose versions draw differently
+            shutil.copyfile(folder / PICTURE, scratch / PICTURE)
         metrics = dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest)
         _write(scratch, made, model, info, metrics, recipe)
     return made
@@ -222,7 +225,7 @@ def _write(
     write_json(made / METRICS, metrics)
     if recipe:
         write_json(made / RECIPE, recipe)
-    if "confusion" in metrics:  # runs of before it was noted lack it
+    if "confusion" in metrics and not (made / PICTURE).exists():  # runs of before it was noted lack it
         from .. import plots
 
         title = f"{metrics['model']}: {metrics['top1']:.2f} % of the test images"
@@ -244,8 +247,11 @@ def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0) -> dic
     """
     images = dict(input_size=info.image_size, mean=info.mean, std=info.std)
     written = _described(model, dict(label_names=list(info.labels)), temperature, images)
-    written["pretrained_cfg"].pop("license", None)
-    written["pretrained_cfg"].update(tag=info.name, **(dict(license="apache-2.0") if info.name in DATASETS else {}))
+    cfg = written["pretrained_cfg"]
+    cfg.pop("license", None)
+    cfg.update(tag=info.name, **(dict(license="apache-2.0") if info.name in DATASETS else {}))
+    if tuple(cfg["input_size"][1:]) != get_pretrained_cfg(written["architecture"]).input_size[1:]:
+        cfg["pool_size"] = None  # the zoo's is of its own size
     return written
 
 
@@ -319,5 +325,7 @@ def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any] | None) -> dict[s
         top1_std=round(statistics.stdev(tops), 3) if len(tops) > 1 else None,
     )
     if holdout is not None:
-        merged |= dict(holdout_top1=holdout["top1"], holdout_command=holdout["command"], temperature=holdout["temperature"])
+        low, high = checkpoints.TEMPERATURES  # a holdout without errors fits 0
+        temperature = min(max(holdout["temperature"], low), high)
+        merged |= dict(holdout_top1=holdout["top1"], holdout_command=holdout["command"], temperature=temperature)
     return merged
