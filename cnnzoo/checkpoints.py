@@ -14,10 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, HubError
 
 HUB_ORG = "cnnzoo"
 WEIGHTS = "model.safetensors"
+
+_PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
+_DEADLINE = 600.0  # seconds for a download
 
 # What a Hub repository's pretrained_cfg may set. The rest (file, url, custom_load, ...) decides where weights come from
 # and how they are read, and is ours to say.
@@ -151,7 +154,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 # timm's cfg refuses fields that it does not know, but it has one for notes, which goes wherever the cfg goes.
 _NOTE = "temperature="
-_TEMPERATURES = (0.01, 100.0)
+TEMPERATURES = (0.01, 100.0)
 
 
 def temperature_notes(temperature: float) -> list[str]:
@@ -160,7 +163,7 @@ def temperature_notes(temperature: float) -> list[str]:
     Raises:
         CheckpointError: It is no number from 0.01 to 100.
     """
-    low, high = _TEMPERATURES
+    low, high = TEMPERATURES
     if not isinstance(temperature, (int, float)) or isinstance(temperature, bool) or not low <= temperature <= high:
         raise _no_temperature(temperature)
     return [] if temperature == 1 else [f"{_NOTE}{temperature:.6g}"]
@@ -177,14 +180,14 @@ def temperature_of(cfg: Mapping[str, Any]) -> float:
     found = [n.removeprefix(_NOTE) for n in notes if isinstance(n, str) and n.startswith(_NOTE)]
     if not found:
         return 1.0
-    low, high = _TEMPERATURES
+    low, high = TEMPERATURES
     if len(found) > 1 or not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", found[0]) or not low <= float(found[0]) <= high:
         raise _no_temperature(", ".join(found))
     return float(found[0])
 
 
 def _no_temperature(given: Any) -> CheckpointError:
-    low, high = _TEMPERATURES
+    low, high = TEMPERATURES
     return CheckpointError(
         f"The temperature {str(given)[:60]!r} was given for a checkpoint, allowed is one number from {low:g} to {high:g}. "
         "Use a checkpoint made by cnnzoo build, or set model.temperature = 1."
@@ -192,13 +195,27 @@ def _no_temperature(given: Any) -> CheckpointError:
 
 
 def _download(name: str, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The Hub's copy of a checkpoint's weights; one in the cache that is the published one needs no network."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from .client import Repository, within
+
+    repo = Repository(f"{HUB_ORG}/{name}")
+    held = try_to_load_from_cache(repo.repo_id, WEIGHTS, cache_dir=cache_dir)
+    if isinstance(held, str) and sha256(Path(held)) == metrics(name)["sha256"]:
+        return Path(held)
+
+    def ask() -> None:
+        repo.ask(repo.api.model_info, repo.repo_id, attempts=3, timeout=_PATIENCE - 0.5)
+
+    def fetch() -> str:
+        return repo.ask(hf_hub_download, repo.repo_id, WEIGHTS, cache_dir=cache_dir, attempts=3)
 
     try:
-        return Path(hf_hub_download(f"{HUB_ORG}/{name}", WEIGHTS, cache_dir=cache_dir))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        within(_PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
+        return Path(within(_DEADLINE, f"Fetching {repo.repo_id}", fetch))
+    except HubError as e:
         raise CheckpointError(
             f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor to be had from the "
-            f"Hub ({type(e).__name__}). Go online and try again, or put the file there yourself."
+            f"Hub: {e} Go online and try again, or put the file there yourself."
         ) from e
