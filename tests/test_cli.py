@@ -38,6 +38,7 @@ def test_help_names_every_command():
         "predict",
         "train",
         "build",
+        "refresh",
         "verify",
         "push",
         "pull",

@@ -291,8 +291,17 @@ def test_publish_is_a_dry_run(server, unverified, as_alice, tmp_path):
     assert not server.repos
     run("publish", "--root", tmp_path, "--org", "alice", "--really")
     assert "up to date" in run("publish", "--root", tmp_path, "--org", "alice")
+    found = json.loads(run("publish", "--root", tmp_path, "--org", "alice", "--json"))
+    assert [row["repository"] for row in found] == [f"alice/{NAME}@main", f"alice/{NAME}@rgb"]
+    assert all(row["change"] == "is up to date" and row["published"] is False for row in found)
+    [row] = json.loads(run("publish", "--root", tmp_path, "--org", "alice", "--really", "--json"))
+    assert row["published"] is True and row["commit"] == server.repos[f"alice/{NAME}"].branches["main"]
 
 
 def test_verify_prints_a_line_per_folder(monkeypatch):
     monkeypatch.setattr(hub, "verify", lambda folder: checkpoints.read_json(FOLDER / "metrics.json"))
     assert run("verify", FOLDER, FOLDER).splitlines() == [f"{FOLDER}: good, 92.36 % top-1"] * 2
+    [row] = json.loads(run("verify", FOLDER, "--json"))
+    assert row == dict(folder=str(FOLDER), good=True, top1=92.36, sha256=checkpoints.metrics(NAME)["sha256"])
+    monkeypatch.setattr(hub, "verify", lambda folder: dict(sha256="0"))
+    assert run("verify", FOLDER) == f"{FOLDER}: good, accuracy not measured\n"

@@ -44,7 +44,7 @@ def test_a_folder_of_any_name_passes(folder, quick):
     hub.verify(folder.rename(folder.parent / "download"))
 
 
-@pytest.mark.parametrize("stray", ["pytorch_model.bin", "notes.txt", "model.safetensors.bak", "confusion.png", ".hidden"])
+@pytest.mark.parametrize("stray", ["pytorch_model.bin", "notes.txt", "model.safetensors.bak", "curves.png", ".hidden"])
 def test_a_stray_file_is_refused_by_name(folder, quick, stray):
     (folder / stray).write_bytes(pickle.dumps("anything"))
     with pytest.raises(CheckpointError, match=re.escape(stray)):
@@ -171,3 +171,20 @@ def test_the_card_has_the_result_in_the_hubs_own_form():
 @pytest.mark.parametrize("words", ["MIT", "Apache-2.0", "md5", "holdout", "knows ten", "seed 0", "sha256"])
 def test_the_card_says_what_a_user_must_know(words):
     assert words in (checkpoints.folder(NAME) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", checkpoints.names())
+def test_every_card_has_its_picture_whose_counts_are_the_cards_accuracy(name):
+    folder, metrics = checkpoints.folder(name), checkpoints.metrics(name)
+    counts = torch.tensor(metrics["confusion"])
+    assert counts.sum(1).tolist() == [1000] * 10
+    assert counts.diag().sum() / 100 == pytest.approx(metrics["top1"])
+    assert (counts.diag() / 10).tolist() == pytest.approx(metrics["per_class"])
+    assert "(confusion.png)" in (folder / "README.md").read_text()
+    assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_counts_and_picture_go_together(folder, quick):
+    (folder / "confusion.png").unlink()
+    with pytest.raises(CheckpointError, match="confusion.png"):
+        hub.verify(folder)

@@ -4,7 +4,11 @@ The Hub's client logs in (`hf auth login`, or HF_TOKEN) and draws the progress b
 stay in the shell's history.
 """
 
+import json
+
 import click
+
+from ._common import data_dir_option, download_option, json_option, may_download
 
 _private = click.option(
     "--private/--public", default=True, show_default=True, help="Who may see it; what is there must agree."
@@ -30,12 +34,38 @@ def build(runs: tuple[str, ...], holdout_run: str | None, out: str) -> None:
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True)
-def verify(folders: tuple[str, ...]) -> None:
-    """Hold checkpoint FOLDERS against themselves: hashes, card, config, and the logits of a fresh process."""
+@data_dir_option
+@download_option
+def refresh(folders: tuple[str, ...], data_dir: str | None, download: bool | None) -> None:
+    """Count what the models of checkpoint FOLDERS take each class for; make picture, card and config anew.
+
+    The numbers stay: the test set is read again, and must give them.
+    """
     from .. import hub
 
     for folder in folders:
-        click.echo(f"{folder}: good, {hub.verify(folder)['top1']:.2f} % top-1")
+        click.echo(hub.refresh(folder, data_dir=data_dir, download=may_download(data_dir, download)))
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True)
+@json_option
+def verify(folders: tuple[str, ...], as_json: bool) -> None:
+    """Hold checkpoint FOLDERS against themselves: hashes, card, config, and the logits of a fresh process."""
+    from .. import hub
+
+    found = []
+    for folder in folders:
+        metrics = hub.verify(folder)
+        found.append(dict(folder=folder, good=True, top1=metrics.get("top1"), sha256=metrics["sha256"]))
+        if not as_json:
+            click.echo(f"{folder}: good, {_accuracy(metrics)}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+
+
+def _accuracy(metrics: dict) -> str:
+    return f"{metrics['top1']:.2f} % top-1" if "top1" in metrics else "accuracy not measured"
 
 
 @click.command()
@@ -68,12 +98,18 @@ def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
 @click.option("--root", metavar="DIR", help="Folder of checkpoint folders.  [default: the zoo's own]")
 @click.option("--org", default="cnnzoo", show_default=True, help="Whose repositories.")
 @click.option("--really", is_flag=True, help="Do it; without this option only what would change is printed.")
-def publish(root: str | None, org: str, really: bool) -> None:
+@json_option
+def publish(root: str | None, org: str, really: bool, as_json: bool) -> None:
     """Push every checkpoint folder to a public repository of its name: a dry run, unless --really."""
     from .. import hub
 
+    found = []
     for place, change in hub.publish(root, org=org, really=really):
-        click.echo(f"{place}: {change}")
+        found.append({"repository": place, "published": really, "commit" if really else "change": change})
+        if not as_json:
+            click.echo(f"{place}: {change}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
 
 
-COMMANDS = (build, verify, push, pull, publish)
+COMMANDS = (build, refresh, verify, push, pull, publish)
