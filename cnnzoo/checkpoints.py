@@ -6,15 +6,21 @@ of a cfg are, and refuses weights whose sha256 is not the one in the folder's `m
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, HubError
 
 HUB_ORG = "cnnzoo"
 WEIGHTS = "model.safetensors"
+
+_PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
+_DEADLINE = 600.0  # seconds for a download
 
 # What a Hub repository's pretrained_cfg may set. The rest (file, url, custom_load, ...) decides where weights come from
 # and how they are read, and is ours to say.
@@ -146,14 +152,70 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} does not fit {type(model).__name__} ({reason}). Give its own weights.") from e
 
 
+# timm's cfg refuses fields that it does not know, but it has one for notes, which goes wherever the cfg goes.
+_NOTE = "temperature="
+TEMPERATURES = (0.01, 100.0)
+
+
+def temperature_notes(temperature: float) -> list[str]:
+    """A calibration temperature as the `notes` of a timm pretrained cfg; 1, which changes nothing, needs none.
+
+    Raises:
+        CheckpointError: It is no number from 0.01 to 100.
+    """
+    low, high = TEMPERATURES
+    if not isinstance(temperature, (int, float)) or isinstance(temperature, bool) or not low <= temperature <= high:
+        raise _no_temperature(temperature)
+    return [] if temperature == 1 else [f"{_NOTE}{temperature:.6g}"]
+
+
+def temperature_of(cfg: Mapping[str, Any]) -> float:
+    """The calibration temperature that the `notes` of a pretrained cfg hold, 1 if none. The cfg may be a stranger's.
+
+    Raises:
+        CheckpointError: It is no number from 0.01 to 100, or there are two.
+    """
+    notes = cfg.get("notes")
+    notes = notes if isinstance(notes, (list, tuple)) else [notes]
+    found = [n.removeprefix(_NOTE) for n in notes if isinstance(n, str) and n.startswith(_NOTE)]
+    if not found:
+        return 1.0
+    low, high = TEMPERATURES
+    if len(found) > 1 or not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", found[0]) or not low <= float(found[0]) <= high:
+        raise _no_temperature(", ".join(found))
+    return float(found[0])
+
+
+def _no_temperature(given: Any) -> CheckpointError:
+    low, high = TEMPERATURES
+    return CheckpointError(
+        f"The temperature {str(given)[:60]!r} was given for a checkpoint, allowed is one number from {low:g} to {high:g}. "
+        "Use a checkpoint made by cnnzoo build, or set model.temperature = 1."
+    )
+
+
 def _download(name: str, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The Hub's copy of a checkpoint's weights; one in the cache that is the published one needs no network."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from .client import Repository, within
+
+    repo = Repository(f"{HUB_ORG}/{name}")
+    held = try_to_load_from_cache(repo.repo_id, WEIGHTS, cache_dir=cache_dir)
+    if isinstance(held, str) and sha256(Path(held)) == metrics(name)["sha256"]:
+        return Path(held)
+
+    def ask() -> None:
+        repo.ask(repo.api.model_info, repo.repo_id, attempts=3, timeout=_PATIENCE - 0.5)
+
+    def fetch() -> str:
+        return repo.ask(hf_hub_download, repo.repo_id, WEIGHTS, cache_dir=cache_dir, attempts=3)
 
     try:
-        return Path(hf_hub_download(f"{HUB_ORG}/{name}", WEIGHTS, cache_dir=cache_dir))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        within(_PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
+        return Path(within(_DEADLINE, f"Fetching {repo.repo_id}", fetch))
+    except HubError as e:
         raise CheckpointError(
             f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor to be had from the "
-            f"Hub ({type(e).__name__}). Go online and try again, or put the file there yourself."
+            f"Hub: {e} Go online and try again, or put the file there yourself."
         ) from e

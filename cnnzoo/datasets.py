@@ -1,8 +1,10 @@
 """Facts about each data set, and nothing else: no torch, no files, no network. The one home of every constant."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import unknown
+from .errors import DataError, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,47 @@ FASHION_MNIST = DatasetInfo(
 )  # fmt: skip
 
 DATASETS = {d.name: d for d in (FASHION_MNIST,)}
+
+# What a run notes of its data, under `data` in its metrics.json. The rest says where files come from.
+_RECORDED = (
+    "name", "title", "image_size", "mean", "std", "labels", "num_train", "num_test", "holdout", "licence", "homepage",
+)  # fmt: skip
+
+
+def record(info: DatasetInfo, image_size: tuple[int, int, int]) -> dict[str, Any]:
+    """What a checkpoint has to know of its data, as JSON holds it.
+
+    Args:
+        info: The data set.
+        image_size: Channels, height and width that the model got its images in.
+    """
+    return {k: getattr(info, k) for k in _RECORDED} | dict(image_size=image_size)
+
+
+def from_record(recorded: Mapping[str, Any]) -> DatasetInfo:
+    """The facts that `record` noted; those of files are empty.
+
+    Raises:
+        DataError: One is missing, or of the wrong kind.
+    """
+    try:
+        fields = {k: tuple(recorded[k]) if isinstance(recorded[k], list) else recorded[k] for k in _RECORDED}
+        rows = fields["labels"], fields["mean"], fields["std"], fields["image_size"]
+        texts = fields["name"], fields["title"], fields["licence"], fields["homepage"], *fields["labels"]
+        counts = fields["num_train"], fields["num_test"], fields["holdout"], *fields["image_size"]
+        numbers = (*fields["mean"], *fields["std"])
+        kinds = ((rows, tuple), (texts, str), (counts, int), (numbers, (int, float)))
+        if wrong := [v for values, kind in kinds for v in values if not isinstance(v, kind)]:
+            raise TypeError(f"{wrong[0]!r} in it")
+        channels = fields["image_size"][0]
+        if len(fields["image_size"]) != 3 or not len(fields["mean"]) == len(fields["std"]) == channels:
+            raise ValueError(f"image_size {fields['image_size']} with a mean of {len(fields['mean'])} channels")
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise DataError(
+            f"What was noted of a data set is not whole ({type(e).__name__}: {e}). Needed are {', '.join(_RECORDED)}. Train "
+            "the run again, or build the folder again."
+        ) from e
+    return DatasetInfo(folder="", files={}, unpacked={}, mirrors=(), **fields)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -56,7 +57,7 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
 
     Args:
         name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"` and
-            `"local-dir:folder"`, as in timm.
+            `"local-dir:folder"`, as in timm, but never with weights from a pickle.
         pretrained: Load the checkpoint's weights, without the network where the installation carries them.
         kwargs: For the model (`num_classes`, `in_chans`, `drop_path_rate`, ...) and for timm (`features_only`,
             `out_indices`, `cache_dir`, ...).
@@ -87,14 +88,22 @@ def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         # Without a file name timm takes a pickle where the safetensors file cannot be had.
         overlay = dict(hf_hub_filename=checkpoints.WEIGHTS)
         kwargs["pretrained_cfg_overlay"] = {**overlay, **(kwargs.get("pretrained_cfg_overlay") or {})}
+    if source == "local-dir" and pretrained and not (Path(place) / checkpoints.WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{place} has no config.json and {checkpoints.WEIGHTS}; pickles are not read. Name a folder that has both, "
+            "such as cnnzoo build makes."
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except CnnzooError:
         raise
     except (OSError, HfHubHTTPError, HFValidationError, KeyError, ValueError, RuntimeError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        wanted = "a folder with config.json and model.safetensors" if source == "local-dir" else "ORG/NAME, and a network"
-        raise CheckpointError(f"{name} cannot be loaded ({reason}). Needed is {wanted}; check the name.") from e
+        wanted = "a folder" if source == "local-dir" else "a network, and a repository ORG/NAME"
+        raise CheckpointError(
+            f"{name} cannot be loaded ({reason}). Needed is {wanted} with config.json and "
+            f"{checkpoints.WEIGHTS}; check the name."
+        ) from e
 
 
 def _check_tag(arch: str, tag: str) -> None:

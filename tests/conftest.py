@@ -118,14 +118,31 @@ def brisk(monkeypatch):
     """Retries without the waits between them, large files by LFS, and pushes without the verification's fresh process."""
     from huggingface_hub import constants
 
-    from cnnzoo.hub import _client, _push
+    from cnnzoo import client
+    from cnnzoo.hub import _push
 
     clock = SimpleNamespace(sleep=lambda seconds: None, time=time.time)
     for module in ("utils._http", "file_download"):
         monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
-    monkeypatch.setattr(_client, "_PAUSE", 0.001)
+    monkeypatch.setattr(client, "_PAUSE", 0.001)
     monkeypatch.setattr(_push, "verify", lambda folder: None)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The reload of `hub.verify` without its process, which takes seconds."""
+    import timm
+
+    from cnnzoo.hub import _verify
+
+    def reload(where):
+        model = timm.create_model(f"local-dir:{where}", pretrained=True).eval()
+        with torch.inference_mode():
+            x = torch.randn(8, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+            return model(x).tolist()
+
+    monkeypatch.setattr(_verify, "_reload", reload)
 
 
 @pytest.fixture

@@ -4,17 +4,21 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub.utils import close_session
+from loopback_http import ALWAYS
 
 import cnnzoo
 from cnnzoo import checkpoints, robustness
 from cnnzoo.errors import CheckpointError, CnnzooError
 
 NAMES = checkpoints.names()
+NAME = "lenet_tiny.fashion_mnist"
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     recipe = checkpoints.read_json(folder / "recipe.json")
     metrics = checkpoints.metrics(name)
     card = hub.card(name, metrics, recipe)
-    config = hub.config(recipe["model"], folder / checkpoints.WEIGHTS, get_dataset_info(recipe["dataset"]))
+    config = hub.config(cnnzoo.create_model(recipe["model"]), get_dataset_info(recipe["dataset"]), metrics["temperature"])
     if request.config.getoption("--accept"):
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / "config.json", config)
@@ -128,31 +132,51 @@ def test_a_damaged_file_is_refused_with_its_path_and_both_hashes(copied, damage)
         timm.create_model("lenet_tiny", pretrained=True)
 
 
-def test_without_the_bundled_file_the_hub_is_asked_and_its_copy_verified(copied, tmp_path, monkeypatch):
-    name = "lenet_tiny.fashion_mnist"
-    bundled = copied / name / checkpoints.WEIGHTS
-    downloaded = tmp_path / "downloaded.safetensors"
-    bundled.rename(downloaded)
-    asked = []
+@pytest.fixture
+def absent(copied):
+    """The weights of a checkpoint, which are not in the installation any more."""
+    path = copied / NAME / checkpoints.WEIGHTS
+    content = path.read_bytes()
+    path.unlink()
+    return content
 
-    def download(repo_id, filename, cache_dir=None):
-        asked.append((repo_id, filename, cache_dir))
-        return str(downloaded)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    cnnzoo.create_model("lenet_tiny", pretrained=True, cache_dir=tmp_path / "cache")
-    assert asked == [("cnnzoo/lenet_tiny.fashion_mnist", "model.safetensors", tmp_path / "cache")]
-    downloaded.write_bytes(downloaded.read_bytes()[:-1] + b"\x00")
+def create(cache):
+    return cnnzoo.create_model("lenet_tiny", pretrained=True, cache_dir=cache)
+
+
+@pytest.mark.usefixtures("brisk")
+def test_without_the_bundled_file_the_hub_is_asked_once_and_its_copy_verified(absent, server, cache):
+    server.put(f"cnnzoo/{NAME}", {checkpoints.WEIGHTS: absent})
+    assert create(cache).temperature == checkpoints.metrics(NAME)["temperature"]
+    server.requests.clear()
+    create(cache)
+    assert not server.requests
+    server.put(f"cnnzoo/{NAME}", {checkpoints.WEIGHTS: absent[:-1] + b"\x00", "pytorch_model.bin": b"pickle"})
     with pytest.raises(CheckpointError, match="sha256"):
-        cnnzoo.create_model("lenet_tiny", pretrained=True)
+        create(cache / "another")
+    server.put(f"cnnzoo/{NAME}", {"pytorch_model.bin": b"pickle"})
+    with pytest.raises(CheckpointError, match="neither in this installation"):
+        create(cache / "third")
+    assert not [r for r in server.requests if "pytorch_model" in r.path]
 
 
-def test_without_file_and_network_the_error_says_what_to_do(copied, no_network, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_without_file_and_network_the_advice_comes_in_less_than_five_seconds(absent, server, cache, request):
+    server.fault("info", "stall", ALWAYS)
+    for network in ("that swallows everything", "none"):
+        if network == "none":
+            close_session()
+            request.getfixturevalue("no_network")
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match="neither in this installation.*Go online.*put the file there"):
+            create(cache)
+        assert time.monotonic() - began < 5, network
+
+
+def test_the_clients_own_offline_switch_is_said_at_once(absent, no_network, monkeypatch, cache):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    (copied / "lenet_tiny.fashion_mnist" / checkpoints.WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="Go online"):
-        cnnzoo.create_model("lenet_tiny", pretrained=True, cache_dir=tmp_path)
+        create(cache)
 
 
 def test_pretrained_without_weights_says_which_models_have_them():

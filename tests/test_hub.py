@@ -162,6 +162,28 @@ def test_the_branch_rgb_has_the_twin(server, unverified, tmp_path):
 # -- pull ------------------------------------------------------------------------------------------------------------------
 
 
+def test_probabilities_are_as_calibrated_as_those_of_the_zoos_own_by_whatever_way_they_come(server, tmp_path, unverified):
+    hub.push(FOLDER, MINE, private=False, token=ALICE)
+    own = cnnzoo.create_model(NAME, pretrained=True)
+    assert own.temperature == checkpoints.metrics(NAME)["temperature"] != 1
+    ways = [hub.pull(MINE, cache_dir=tmp_path).model, hub.pull(MINE, revision="rgb", cache_dir=tmp_path).model]
+    for create_model in (timm.create_model, cnnzoo.create_model):
+        ways.append(create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=tmp_path))
+        ways.append(create_model(f"local-dir:{FOLDER}", pretrained=True))
+    picture = Image.effect_noise((28, 28), 60)
+    [(label, probability)] = cnnzoo.predict(own, picture)
+    for model in ways:
+        assert model.temperature == own.temperature
+        assert cnnzoo.predict(model, picture) == [(label, pytest.approx(probability, abs=1e-5))]
+
+
+def test_a_new_head_and_weights_of_ones_own_are_not_calibrated(tmp_path):
+    assert timm.create_model(f"local-dir:{FOLDER}", pretrained=True, num_classes=3).temperature == 1
+    assert timm.create_model(f"local-dir:{FOLDER}").temperature == 1
+    own = dict(file=str(FOLDER / "model.safetensors"))
+    assert cnnzoo.create_model("lenet_tiny", pretrained=True, pretrained_cfg_overlay=own).temperature == 1
+
+
 def test_only_the_config_and_the_weights_are_fetched(server, tmp_path):
     server.put(MINE, FOLDER)
     hub.pull(MINE, cache_dir=tmp_path)
@@ -269,8 +291,17 @@ def test_publish_is_a_dry_run(server, unverified, as_alice, tmp_path):
     assert not server.repos
     run("publish", "--root", tmp_path, "--org", "alice", "--really")
     assert "up to date" in run("publish", "--root", tmp_path, "--org", "alice")
+    found = json.loads(run("publish", "--root", tmp_path, "--org", "alice", "--json"))
+    assert [row["repository"] for row in found] == [f"alice/{NAME}@main", f"alice/{NAME}@rgb"]
+    assert all(row["change"] == "is up to date" and row["published"] is False for row in found)
+    [row] = json.loads(run("publish", "--root", tmp_path, "--org", "alice", "--really", "--json"))
+    assert row["published"] is True and row["commit"] == server.repos[f"alice/{NAME}"].branches["main"]
 
 
 def test_verify_prints_a_line_per_folder(monkeypatch):
     monkeypatch.setattr(hub, "verify", lambda folder: checkpoints.read_json(FOLDER / "metrics.json"))
     assert run("verify", FOLDER, FOLDER).splitlines() == [f"{FOLDER}: good, 92.36 % top-1"] * 2
+    [row] = json.loads(run("verify", FOLDER, "--json"))
+    assert row == dict(folder=str(FOLDER), good=True, top1=92.36, sha256=checkpoints.metrics(NAME)["sha256"])
+    monkeypatch.setattr(hub, "verify", lambda folder: dict(sha256="0"))
+    assert run("verify", FOLDER) == f"{FOLDER}: good, accuracy not measured\n"

@@ -62,7 +62,21 @@ odd_numbers = st.sampled_from(
     [0, -1, 1, 2, 3, 10, 28, 2**31, 2**63, 2**64, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf")]
 )
 odd_texts = st.sampled_from(
-    ["", "avg", "max", "..", "/etc/passwd", "lenet_tiny", "__class__", "\0", "\ud800", "{x}", "e" * 5000]
+    [
+        "",
+        "avg",
+        "max",
+        "temperature=nan",
+        "temperature=2",
+        "..",
+        "/etc/passwd",
+        "lenet_tiny",
+        "__class__",
+        "\0",
+        "\ud800",
+        "{x}",
+        "e" * 5000,
+    ]
 )
 odd_values = st.one_of(
     st.none(),
@@ -130,6 +144,7 @@ NAMES = [
     "in_chans",
     "img_size",
     "label_names",
+    "notes",
 ]
 
 
@@ -139,6 +154,7 @@ def assert_buildable(content):
         model = verdict(_folder.empty_model, config, "config.json")
         if model is not None:
             assert model.num_classes == config.cfg["num_classes"]
+            assert 0.01 <= config.temperature <= 100
             assert model.in_chans == config.cfg["input_size"][0] == len(config.cfg["mean"])
             assert all(t.is_meta for t in model.state_dict().values())
 

@@ -41,6 +41,32 @@ def test_a_pickle_is_no_way_out(server, cache, status, tmp_path):
     assert not (tmp_path / "witness").exists()
 
 
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize(
+    "lures", [dict(), dict(hf_hub_filename="pytorch_model.bin", custom_load="hf", url="pytorch_model.bin")]
+)
+def test_cnnzoos_create_model_reads_no_pickle_where_timms_would(server, cache, tmp_path, gone, lures):
+    torch.save(Evil(tmp_path / "witness"), tmp_path / "evil")
+    files = dict(FILES, **{"config.json": config(**{f"pretrained_cfg__{k}": v for k, v in lures.items()})})
+    files["pytorch_model.bin"] = (tmp_path / "evil").read_bytes()
+    if gone:
+        del files["model.safetensors"]
+    server.put(MINE, files)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    for name in (f"hf-hub:{MINE}", f"local-dir:{folder}"):
+        if gone:
+            refused(lambda name=name: cnnzoo.create_model(name, pretrained=True, cache_dir=cache), "model.safetensors")
+        else:
+            expected = cnnzoo.create_model("lenet_tiny", pretrained=True).state_dict()
+            found = cnnzoo.create_model(name, pretrained=True, cache_dir=cache).state_dict()
+            assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    assert not [r for r in server.requests if "pytorch_model" in r.path]
+    assert not (tmp_path / "witness").exists()
+
+
 @fault(
     "a malicious pickle, beside the weights or in their place", "not asked for, or `CheckpointError`; its code does not run"
 )
@@ -100,6 +126,11 @@ CONFIGS = dict(
     zero_std=config(pretrained_cfg__std=[0.0]),
     odd_interpolation=config(pretrained_cfg__interpolation="__class__"),
     few_labels=config(label_names=["one"]),
+    **{
+        f"temperature_{value}": config(pretrained_cfg__notes=[f"temperature={value}"])
+        for value in ("nan", "inf", "-1", "0", "0.0", "1e3", "101", "1_0", "", "9" * 5000)
+    },
+    two_temperatures=config(pretrained_cfg__notes=["temperature=0.5", "temperature=2"]),
 )
 
 

@@ -21,7 +21,7 @@ def zoo(recipe, tmp_path, miniature, monkeypatch):
     """A zoo whose one checkpoint is of the miniature data set; gives the data directory."""
     run_recipe(recipe, tmp_path / "run", miniature)
     run_recipe(recipe, tmp_path / "holdout", miniature, holdout=True)
-    hub.build([tmp_path / "run"], tmp_path / "holdout", tmp_path / "zoo")
+    hub.build(tmp_path / "run", tmp_path / "zoo", holdout_run=tmp_path / "holdout")
     monkeypatch.setattr(checkpoints, "root", lambda: tmp_path / "zoo")
     monkeypatch.setattr(checkpoints, "names", lambda: (NAME,))
     monkeypatch.chdir(tmp_path)

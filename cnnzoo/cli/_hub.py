@@ -4,9 +4,12 @@ The Hub's client logs in (`hf auth login`, or HF_TOKEN) and draws the progress b
 stay in the shell's history.
 """
 
+import json
+
 import click
 
-from ._common import data_dir_option, device_option, download_option, may_download
+from ..datasets import DATASETS
+from ._common import data_dir_option, device_option, download_option, json_option, may_download
 
 _private = click.option(
     "--private/--public", default=True, show_default=True, help="Who may see it; what is there must agree."
@@ -16,16 +19,22 @@ _revision = click.option("--revision", metavar="REV", help="A branch; to pull al
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--holdout", "holdout_run", required=True, metavar="DIR", help="Run folder of the same recipe with --holdout.")
+@click.option(
+    "--holdout",
+    "holdout_run",
+    metavar="DIR",
+    help="Run folder of the same recipe with --holdout; without it probabilities stay uncalibrated, and the card says so.",
+)
 @click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
 @data_dir_option
 @download_option
-def build(runs: tuple[str, ...], holdout_run: str, out: str, data_dir: str | None, download: bool | None) -> None:
+def build(runs: tuple[str, ...], holdout_run: str | None, out: str, data_dir: str | None, download: bool | None) -> None:
     """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed), and measure it."""
     from .. import hub
 
-    folder = hub.build(runs, holdout_run, out)
-    hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download))
+    folder = hub.build(runs, out, holdout_run=holdout_run)
+    if data_dir or folder.name.rpartition(".")[2] in DATASETS:  # else nothing says where the pictures are
+        hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download))
     click.echo(folder)
 
 
@@ -35,7 +44,7 @@ def build(runs: tuple[str, ...], holdout_run: str, out: str, data_dir: str | Non
 @data_dir_option
 @download_option
 def measure(folders: tuple[str, ...], device: str, data_dir: str | None, download: bool | None) -> None:
-    """Measure what checkpoint FOLDERS (or names) lack: calibrated error, accuracy on spoiled test images."""
+    """Measure what checkpoint FOLDERS (or names) lack: confusions, calibrated error, accuracy on spoiled test images."""
     from .. import hub
 
     for folder in folders:
@@ -45,12 +54,23 @@ def measure(folders: tuple[str, ...], device: str, data_dir: str | None, downloa
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True)
-def verify(folders: tuple[str, ...]) -> None:
+@json_option
+def verify(folders: tuple[str, ...], as_json: bool) -> None:
     """Hold checkpoint FOLDERS against themselves: hashes, card, config, and the logits of a fresh process."""
     from .. import hub
 
+    found = []
     for folder in folders:
-        click.echo(f"{folder}: good, {hub.verify(folder)['top1']:.2f} % top-1")
+        metrics = hub.verify(folder)
+        found.append(dict(folder=folder, good=True, top1=metrics.get("top1"), sha256=metrics["sha256"]))
+        if not as_json:
+            click.echo(f"{folder}: good, {_accuracy(metrics)}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+
+
+def _accuracy(metrics: dict) -> str:
+    return f"{metrics['top1']:.2f} % top-1" if "top1" in metrics else "accuracy not measured"
 
 
 @click.command()
@@ -83,12 +103,18 @@ def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
 @click.option("--root", metavar="DIR", help="Folder of checkpoint folders.  [default: the zoo's own]")
 @click.option("--org", default="cnnzoo", show_default=True, help="Whose repositories.")
 @click.option("--really", is_flag=True, help="Do it; without this option only what would change is printed.")
-def publish(root: str | None, org: str, really: bool) -> None:
+@json_option
+def publish(root: str | None, org: str, really: bool, as_json: bool) -> None:
     """Push every checkpoint folder to a public repository of its name: a dry run, unless --really."""
     from .. import hub
 
+    found = []
     for place, change in hub.publish(root, org=org, really=really):
-        click.echo(f"{place}: {change}")
+        found.append({"repository": place, "published": really, "commit" if really else "change": change})
+        if not as_json:
+            click.echo(f"{place}: {change}")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
 
 
 COMMANDS = (build, measure, verify, push, pull, publish)

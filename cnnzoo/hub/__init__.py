@@ -1,10 +1,11 @@
 """Checkpoints as Hugging Face Hub repositories: made from runs, verified, pushed, pulled.
 
-`build` makes a checkpoint folder, a repository exactly as it is published; `measure` adds to its numbers; `verify` holds it
-against itself; `push` sends it; `pull` fetches one and trusts nothing in it.
+`build` makes a checkpoint folder, a repository exactly as it is published, from runs or a model; `measure` adds to its
+numbers; `verify` holds it against itself; `push` sends it; `pull` fetches one and trusts nothing in it.
 """
 
-from ._build import RGB, build, card, config, twin
+from ._build import build, config, twin
+from ._card import RGB, card
 from ._measure import measure
 from ._pull import Pulled, pull
 from ._push import publish, push

@@ -1,138 +1,128 @@
-"""From run folders to a Hub repository: a checkpoint's folder as it is published."""
+"""From run folders, or a model, to a Hub repository: a checkpoint's folder as it is published."""
 
-import json
+import os
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg
+from torch import nn
 
-from .. import checkpoints, registry, summary
-from ..datasets import DatasetInfo, get_dataset_info
-from ..errors import CheckpointError
+from .. import __version__, checkpoints, evaluate, registry, summary
+from ..datasets import DATASETS, DatasetInfo, record
+from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
-from ..robustness import as_markdown
-from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
-
-_CARD = """---
-{header}
----
-
-# {name}
-
-`{m[model]}` of cnnzoo, trained on {info.title}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
-for one {input_size} image.
-{variant}
-```python
-import cnnzoo  # registers the model with timm
-import timm
-
-model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
-```
-
-`cnnzoo.hub.pull` checks the hashes too, and gives the transform and the labels with the model.{pipeline}
-
-## Accuracy
-
-| | |
-|---|---|
-| top-1, test set | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
-| {mean_name} | {mean} % (n = {count}) |
-| with flip test-time augmentation | {m[top1_tta]:.2f} % |
-| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} %{calibrated} |
-| top-1, holdout of the run without it | {m[holdout_top1]:.2f} % |
-
-Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs; these are the last (averaged) weights.
-Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
-the test set after training. A difference of less than 0.45 points between single runs means nothing.
-
-{robust}{picture}Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`.
-
-## Recipe
-
-```json
-{recipe}
-```
-
-## Data
-
-The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
-
-{md5s}
-
-## Use and limits
-
-For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten
-classes and nothing else: a picture of anything else gets one of them too.
-
-Weights and code: Apache-2.0. Data: {info.licence}. sha256 of the weights: `{m[sha256]}`.
-"""
-
-_CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
-
-_ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
-
-{table}
-
-"""
-
-_PIPELINE = """
-
-In transformers, whose pipeline hands every model RGB, use the branch `{rgb}`:
-
-```python
-import cnnzoo
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{repo_id}", revision="{rgb}")
-```"""
-
-_VARIANT = """
-This is the 3-channel twin of these weights, on the branch `{rgb}`: its first layer is the gray one's, repeated and divided
-by three, so that a gray image in RGB gives the gray model's answer. Accuracy is the gray weights'.
-"""
-
-RGB = "rgb"  # the branch with the 3-channel twin
+from ._card import CUSTOM, card, facts, widened
+from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE, load_model, read_config
 
 
-def build(runs: Sequence[str | Path], holdout_run: str | Path, out: str | Path) -> Path:
-    """Makes the folder of a checkpoint from finished runs of one recipe; nothing is measured or sent here.
+def build(
+    run_or_model: str | Path | Sequence[str | Path] | nn.Module,
+    out: str | Path,
+    *,
+    holdout_run: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+) -> Path:
+    """Makes a checkpoint's folder from finished runs of one recipe, or from a model; nothing is measured or sent here.
 
     Args:
-        runs: Run folders that trained on all training images, one per seed; the lowest seed's weights ship.
-        holdout_run: Run folder of the same recipe on the holdout, which the temperature comes from.
-        out: Folder to put `<arch>.<dataset>` into.
+        run_or_model: A run folder that trained on all training images, or several, one per seed; the lowest seed's weights
+            ship. Or a model of the zoo, as it is: then nothing is known of its accuracy, and the card says so.
+        out: Folder to put `<arch>.<dataset>` into, or `<arch>.custom` for a model.
+        holdout_run: Run folder of the same recipe on the holdout, which the temperature comes from; a model has its own.
+        labels: Class names of a model, by index; those of its checkpoint if None, else the indices.
 
     Returns:
-        The folder made.
+        The folder made. What was there before is replaced when all of the new one is ready.
 
     Raises:
-        CheckpointError: A run is unfinished, has read another split, is of another recipe, or its weights changed since.
+        CheckpointError: A run is unfinished, has read another split, is of another recipe, or its weights changed since;
+            or the model is none of the zoo's, or cannot be described by a config.json.
     """
-    found = sorted((_read_run(Path(run), "test") for run in runs), key=lambda pair: pair[1]["seed"])
-    chosen = _read_run(Path(holdout_run), "holdout")
-    reference = _comparable(found[0][0])
-    for folder, (recipe, _) in zip([*runs, holdout_run], [*found, chosen], strict=True):
-        if _comparable(recipe) != reference:
-            raise CheckpointError(f"{folder} is of another recipe than the rest. Give runs that differ in seed alone.")
-    recipe, measured = found[0]
-    source = next(Path(run) for run in runs if checkpoints.read_json(Path(run) / METRICS)["seed"] == measured["seed"])
+    if isinstance(run_or_model, nn.Module):
+        if holdout_run is not None:
+            raise CheckpointError(f"A model was given with holdout_run={holdout_run}, which goes with runs. Leave it out.")
+        return _build_model(run_or_model, Path(out), labels)
+    if labels is not None:
+        raise CheckpointError("Runs were given with labels, which go with a model; a run knows its own. Leave them out.")
+    runs = [run_or_model] if isinstance(run_or_model, (str, os.PathLike)) else list(run_or_model)
+    if not runs:
+        raise CheckpointError("An empty list of runs was given, one is needed at least. Pass a run folder or a model.")
+    return _build_runs([Path(run) for run in runs], None if holdout_run is None else Path(holdout_run), Path(out))
+
+
+def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path) -> Path:
+    found = [(run, *_read_run(run, "test")) for run in runs]
+    if holdout_run is not None:
+        found.append((holdout_run, *_read_run(holdout_run, "holdout")))
+    for run, recipe, measured in found:
+        if _comparable(recipe) != _comparable(found[0][1]):
+            raise CheckpointError(f"{run} is of another recipe than the rest. Give runs that differ in seed alone.")
+        if measured.get("data") != found[0][2].get("data"):
+            raise CheckpointError(f"{run} has seen other data than the rest. Give runs that differ in seed alone.")
+    holdout = found.pop()[2] if holdout_run is not None else None
+    found.sort(key=lambda entry: entry[2]["seed"])
+    source, recipe, measured = found[0]
     checkpoints.verify(source / checkpoints.WEIGHTS, measured["sha256"])
-    metrics = _merge([m for _, m in found], chosen[1])
-    info = get_dataset_info(recipe["dataset"])
-    name = f"{recipe['model']}.{info.name}"
-    folder = Path(out) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / checkpoints.WEIGHTS) as temporary:
-        shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
-    write_json(folder / CONFIG, config(recipe["model"], folder / checkpoints.WEIGHTS, info))
+    metrics = _merge([m for _, _, m in found], holdout)
     recipe = {k: v for k, v in recipe.items() if k != "holdout"}
-    _write(folder, metrics, recipe)
+    info = facts(metrics, recipe)
+    model = _fresh(recipe["model"], info)
+    checkpoints.load_weights(model, source / checkpoints.WEIGHTS)
+    with replacing(out / f"{recipe['model']}.{info.name}") as made:
+        with atomic(made / checkpoints.WEIGHTS) as temporary:
+            shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
+        write_rest(made, out / f"{recipe['model']}.{info.name}", model, info, metrics, recipe)
+    return out / f"{recipe['model']}.{info.name}"
+
+
+def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> Path:
+    import timm
+
+    arch = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if arch not in registry.list_models() or not getattr(model, "num_classes", 0):
+        raise CheckpointError(
+            f"A {type(model).__name__} was given, needed is a classifier made by cnnzoo.create_model: not timm's own, "
+            "features_only or wrapped, and with one class at least. Pass the model itself."
+        )
+    if any(v.is_meta for v in model.state_dict().values()):
+        raise CheckpointError("A model on the meta device was given, which has no weights. Pass one on the CPU or a GPU.")
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+        raise CheckpointError(f"{bad[0]} of the model has numbers that are not finite. Train again, from good weights.")
+    names = tuple(evaluate.class_labels(model) if labels is None else labels)
+    if len(names) != model.num_classes or not all(isinstance(n, str) for n in names):
+        raise CheckpointError(
+            f"{len(names)} labels were given for {model.num_classes} classes; needed is one text for each. Pass "
+            "labels=['cat', 'dog'], say, in the order of the classes."
+        )
+    temperature = getattr(model, "temperature", 1.0)
+    folder = out / f"{arch}.{CUSTOM}"
+    with replacing(folder) as made:
+        with atomic(made / checkpoints.WEIGHTS) as temporary:
+            save_file(state, temporary, metadata=dict(format="pt"))
+        # Read as a stranger's is: what does not survive that is refused here, and not when somebody pulls it.
+        write_json(made / CONFIG, _described(model, dict(label_names=list(names)), temperature))
+        parsed = read_config((made / CONFIG).read_bytes(), f"What describes the {arch}")
+        copy = load_model(parsed, (made / checkpoints.WEIGHTS).read_bytes(), f"The {arch}")
+        cfg = parsed.cfg
+        info = DatasetInfo(
+            name=CUSTOM, title="", folder="", files={}, unpacked={}, mirrors=(), image_size=cfg["input_size"],
+            mean=cfg["mean"], std=cfg["std"], labels=names, num_train=0, num_test=0, holdout=0, licence="", homepage="",
+        )  # fmt: skip
+        size = summary.count(copy, cfg["input_size"])
+        metrics = dict(
+            model=arch, params=size.params, macs=size.macs, torch=torch.__version__, timm=timm.__version__,
+            cnnzoo=__version__, data=record(info, cfg["input_size"]), temperature=temperature,
+            sha256=checkpoints.sha256(made / checkpoints.WEIGHTS),
+        )  # fmt: skip
+        write_rest(made, folder, copy, info, metrics, {})
     return folder
 
 
@@ -140,49 +130,142 @@ def twin(folder: str | Path, out: str | Path) -> Path:
     """Makes the 3-channel twin of a 1-channel checkpoint folder: same logits on gray images, and pipelines can feed it.
 
     Args:
-        folder: A checkpoint folder, `<arch>.<dataset>`.
+        folder: A checkpoint folder, as `build` makes it.
         out: Folder to put `<arch>.<dataset>` into.
 
     Raises:
-        CheckpointError: The weights do not fit the model.
+        CheckpointError: The weights do not fit the model, or it has not 1 channel.
     """
     folder = Path(folder)
-    recipe, metrics = checkpoints.read_json(folder / RECIPE), checkpoints.read_json(folder / METRICS)
-    arch, info = recipe["model"], get_dataset_info(recipe["dataset"])
-    source = dict(file=str(folder / checkpoints.WEIGHTS))
-    try:
-        model = registry.create_model(arch, pretrained=True, in_chans=3, pretrained_cfg_overlay=source)
-    except (RuntimeError, SafetensorError) as e:
-        raise CheckpointError(f"{folder} does not fit {arch} ({str(e).splitlines()[0]}). Build it again.") from e
-    made = Path(out) / f"{arch}.{info.name}"
-    made.mkdir(parents=True)
-    with atomic(made / checkpoints.WEIGHTS) as temporary:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
-    write_json(made / CONFIG, config(arch, made / checkpoints.WEIGHTS, info, in_chans=3))
-    size = summary.count(model, (3, *info.image_size[1:]))
-    digest = checkpoints.sha256(made / checkpoints.WEIGHTS)
-    _write(made, dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest), recipe)
+    metrics, recipe = read_numbers(folder)
+    info = facts(metrics, recipe)
+    if info.image_size[0] != 1 or metrics.get("in_chans", 1) != 1:
+        raise CheckpointError(f"{folder} has not 1 channel; only of such there is a 3-channel twin. Push it as it is.")
+    model = registry.create_model(f"local-dir:{folder}", pretrained=True, in_chans=3)
+    made = Path(out) / f"{metrics['model']}.{info.name}"
+    with replacing(made) as scratch:
+        with atomic(scratch / checkpoints.WEIGHTS) as temporary:
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
+        size = summary.count(model, (3, *info.image_size[1:]))
+        digest = checkpoints.sha256(scratch / checkpoints.WEIGHTS)
+        if (folder / PICTURE).is_file():  # copied, so that it takes no matplotlib, whose versions draw differently
+            shutil.copyfile(folder / PICTURE, scratch / PICTURE)
+        metrics = dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest)
+        write_rest(scratch, made, model, info, metrics, recipe)
     return made
 
 
-def _write(folder: Path, metrics: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """The files that follow from metrics and recipe, and these."""
-    write_json(folder / RECIPE, recipe)
-    write_json(folder / METRICS, metrics)
-    if "confusion" in metrics:  # runs of before it was noted lack it
+# -- the files -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder`, whose files become that folder's when the block ends well."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            yield Path(scratch)
+            made = sorted(Path(scratch).iterdir(), key=lambda p: p.name == CONFIG)  # last, so that a reader finds the rest
+            for path in made:
+                os.replace(path, folder / path.name)
+            for name in {RECIPE, PICTURE} - {p.name for p in made}:
+                (folder / name).unlink(missing_ok=True)
+    except OSError as e:
+        raise CnnzooError(f"{folder} cannot be written ({e.strerror}). Free some space, or choose another out=.") from e
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_rest(
+    made: Path, folder: Path, model: nn.Module, info: DatasetInfo, metrics: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    """All but the weights: what follows from model, metrics and recipe, and these; `folder` is what it will be called."""
+    temperature = metrics.get("temperature", 1.0)
+    shown = widened(info) if metrics.get("in_chans", info.image_size[0]) != info.image_size[0] else info
+    write_json(made / CONFIG, config(model, shown, temperature))
+    write_json(made / METRICS, metrics)
+    if recipe:
+        write_json(made / RECIPE, recipe)
+    if "confusion" in metrics and not (made / PICTURE).exists():  # runs of before it was noted lack it
         from .. import plots
 
-        labels = get_dataset_info(recipe["dataset"]).labels
         title = f"{metrics['model']}: {metrics['top1']:.2f} % of the test images"
-        plots.save(plots.confusion_matrix(metrics["confusion"], labels, title), folder / PICTURE)
-    with atomic(folder / CARD) as temporary:
+        plots.save(plots.confusion_matrix(metrics["confusion"], info.labels, title), made / PICTURE)
+    with atomic(made / CARD) as temporary:
         temporary.write_text(card(folder.name, metrics, recipe), encoding="utf-8")
+
+
+def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0) -> dict[str, Any]:
+    """A checkpoint's config.json: timm's format, which transformers' TimmWrapper reads too.
+
+    Args:
+        model: What the weights fit.
+        info: Labels, mean, std and size of its images.
+        temperature: What its logits are divided by before they are taken for probabilities.
+
+    Raises:
+        CheckpointError: The temperature is none, or a config cannot describe the model.
+    """
+    images = dict(input_size=info.image_size, mean=info.mean, std=info.std)
+    written = _described(model, dict(label_names=list(info.labels)), temperature, images)
+    cfg = written["pretrained_cfg"]
+    cfg.pop("license", None)
+    cfg.update(tag=info.name, **(dict(license="apache-2.0") if info.name in DATASETS else {}))
+    if tuple(cfg["input_size"][1:]) != get_pretrained_cfg(written["architecture"]).input_size[1:]:
+        cfg["pool_size"] = None  # the zoo's is of its own size
+    return written
+
+
+def _described(
+    model: nn.Module, labels: dict[str, Any], temperature: float, images: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What timm says of a model, and the temperature, which timm has no field for."""
+    from timm.models._hub import save_config_for_hf
+
+    notes = checkpoints.temperature_notes(temperature)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            save_config_for_hf(model, str(Path(scratch) / CONFIG), model_config=labels, data_config=images)
+            written = checkpoints.read_json(Path(scratch) / CONFIG)
+    except (KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"A {type(model).__name__} was given that timm cannot describe ({str(e)[:200]}). Needed is a classifier made by "
+            "cnnzoo.create_model with plain arguments. Make one, and load the weights into it."
+        ) from e
+    # transformers passes num_classes itself and fails on a second one.
+    written.get("model_args", {}).pop("num_classes", None)
+    cfg = written["pretrained_cfg"]
+    for name in ("label_names", "notes"):  # labels are at the root, where both libraries look
+        cfg.pop(name, None)
+    if notes:
+        cfg["notes"] = notes
+    return written
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------------
+
+
+def _fresh(arch: str, info: DatasetInfo) -> nn.Module:
+    return registry.create_model(arch, in_chans=info.image_size[0], num_classes=len(info.labels))
+
+
+def read_numbers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A checkpoint folder's metrics, and its recipe, which is empty where there is none.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
+    has_recipe = (folder / RECIPE).exists()
+    return checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE) if has_recipe else {}
 
 
 def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     recipe, metrics = checkpoints.read_json(run / RECIPE), checkpoints.read_json(run / METRICS)
     if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
         raise CheckpointError(f"{run} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
+    if "data" not in metrics and recipe["dataset"] not in DATASETS:
+        raise CheckpointError(f"{run} does not say what its data were: it was made by an older version. Train it again.")
     if metrics["split"] != split:
         raise CheckpointError(
             f"{run} measured the {metrics['split']} split, a run on {split} is needed. Train it "
@@ -195,83 +278,16 @@ def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in recipe.items() if k not in ("seed", "holdout", "compile")}
 
 
-def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any]) -> dict[str, Any]:
+def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any] | None) -> dict[str, Any]:
     tops = [m["top1"] for m in runs]
-    return dict(
+    merged = dict(
         {k: v for k, v in runs[0].items() if k != "split"},
         seeds=[m["seed"] for m in runs],
         top1_mean=round(statistics.mean(tops), 3),
         top1_std=round(statistics.stdev(tops), 3) if len(tops) > 1 else None,
-        holdout_top1=holdout["top1"],
-        holdout_command=holdout["command"],
-        temperature=holdout["temperature"],
     )
-
-
-def config(arch: str, weights: Path, info: DatasetInfo, in_chans: int = 1) -> dict[str, Any]:
-    """A checkpoint's config.json: timm's format, which transformers' TimmWrapper reads too.
-
-    Raises:
-        CheckpointError: The weights do not fit the model.
-    """
-    from timm.models import save_for_hf
-
-    model = registry.create_model(arch, in_chans=in_chans)
-    try:
-        model.load_state_dict(load_file(weights), strict=True)
-    except (RuntimeError, OSError, SafetensorError) as e:
-        raise CheckpointError(f"{weights} does not fit {arch} ({str(e).splitlines()[0]}). Give its own weights.") from e
-    labels = dict(label_names=list(info.labels))
-    with tempfile.TemporaryDirectory() as scratch:
-        save_for_hf(model, scratch, model_config=labels, safe_serialization=True)
-        written = checkpoints.read_json(Path(scratch) / CONFIG)
-    # transformers passes num_classes itself and fails on a second one.
-    written.get("model_args", {}).pop("num_classes", None)
-    written["pretrained_cfg"].pop("label_names", None)  # they are at the root, where both libraries look
-    written["pretrained_cfg"].update(tag=info.name, license="apache-2.0")
-    return written
-
-
-def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: str | None = None) -> str:
-    """The model card of a checkpoint, generated from its metrics and recipe; `repo_id` is the zoo's own if None."""
-    info = get_dataset_info(recipe["dataset"])
-    std = metrics["top1_std"]
-    repo_id = repo_id or f"{checkpoints.HUB_ORG}/{name}"
-    channels = metrics.get("in_chans", info.image_size[0])
-    is_twin = channels != info.image_size[0]
-    return _CARD.format(
-        header=_card_header(name, metrics, info),
-        name=name,
-        source=f"{repo_id}@{RGB}" if is_twin else repo_id,
-        variant=_VARIANT.format(rgb=RGB) if is_twin else "",
-        pipeline=_PIPELINE.format(rgb=RGB, repo_id=repo_id),
-        picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in metrics else "",
-        calibrated=_CALIBRATED.format(m=metrics) if "ece_calibrated" in metrics else "",
-        robust=_ROBUST.format(table=as_markdown(metrics["robustness"])) if "robustness" in metrics else "",
-        info=info,
-        m=metrics,
-        input_size="x".join(map(str, (channels, *info.image_size[1:]))),
-        millions=metrics["macs"] / 1e6,
-        mean_name="mean" if std is None else "mean ± standard deviation",
-        mean=f"{metrics['top1_mean']:.2f}" if std is None else f"{metrics['top1_mean']:.2f} ± {std:.2f}",
-        count=len(metrics["seeds"]),
-        recipe=json.dumps(recipe, indent=2),
-        md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items()),
-    )
-
-
-def _card_header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
-    """The card's metadata as YAML, with the result in the Hub's model-index form."""
-    result = EvalResult(
-        task_type="image-classification", dataset_type=info.name, dataset_name=info.title, dataset_split="test",
-        metric_type="accuracy", metric_name="top-1", metric_value=round(metrics["top1"] / 100, 6),
-    )  # fmt: skip
-    return ModelCardData(
-        license="apache-2.0",
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "cnnzoo", "grayscale"],
-        datasets=[info.name],
-        model_name=name,
-        eval_results=[result],
-    ).to_yaml()
+    if holdout is not None:
+        low, high = checkpoints.TEMPERATURES  # a holdout without errors fits 0
+        temperature = min(max(holdout["temperature"], low), high)
+        merged |= dict(holdout_top1=holdout["top1"], holdout_command=holdout["command"], temperature=temperature)
+    return merged

@@ -17,8 +17,8 @@ from .. import checkpoints, registry
 from ..errors import CheckpointError, CnnzooError, unknown
 
 CONFIG, METRICS, RECIPE, CARD, PICTURE = "config.json", "metrics.json", "recipe.json", "README.md", "confusion.png"
-REQUIRED = (CONFIG, checkpoints.WEIGHTS, CARD, RECIPE, METRICS)
-ALLOWED = (*REQUIRED, PICTURE, ".gitattributes")
+REQUIRED = (CONFIG, checkpoints.WEIGHTS, CARD, METRICS)
+ALLOWED = (*REQUIRED, RECIPE, PICTURE, ".gitattributes")
 
 MAX_CONFIG = 100_000  # bytes; the zoo's own have about 1,000
 MAX_WEIGHTS = 1 << 30  # bytes; the zoo's largest model has half of that
@@ -38,11 +38,13 @@ class Config:
         arch: A model of the zoo.
         args: Keywords for its constructor.
         cfg: Fields of timm's pretrained cfg that say how to prepare images, and the labels.
+        temperature: What logits are divided by before they are taken for probabilities.
     """
 
     arch: str
     args: dict[str, Any]
     cfg: dict[str, Any]
+    temperature: float = 1.0
 
 
 def read_config(content: bytes, where: str) -> Config:
@@ -65,7 +67,7 @@ def read_config(content: bytes, where: str) -> Config:
     if arch not in (known := registry.list_models()):
         raise unknown(f"architecture in {where}:", _shown(arch), known, hint="Models of timm itself: timm.create_model.")
     reader = _Reader(where, stored, args, raw)
-    return Config(arch, reader.args(), reader.cfg())
+    return Config(arch, reader.args(), reader.cfg(), checkpoints.temperature_of(stored))
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def load_model(config: Config, weights: bytes, where: str) -> nn.Module:
     overlay = dict(config.cfg, file=None, hf_hub_id=None, hf_hub_filename=None)
     model = registry.create_model(config.arch, pretrained_cfg_overlay=overlay, **config.args)
     model.load_state_dict(state, strict=True)
+    model.temperature = config.temperature
     return model.eval()
 
 

@@ -9,11 +9,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.hf_api import ModelInfo
 
 from .. import __version__, checkpoints
-from ..datasets import get_dataset_info
+from ..client import Missing, Repository, is_transient, pause, within
 from ..errors import HubError
-from ._build import RGB, card, twin
-from ._client import Missing, Repository, is_transient, pause, within
-from ._folder import ALLOWED, CARD, CONFIG, METRICS, RECIPE
+from ._build import read_numbers, twin
+from ._card import RGB, card, facts
+from ._folder import ALLOWED, CARD, CONFIG
 from ._verify import verify
 
 _MESSAGE = f"Push from cnnzoo {__version__}"
@@ -34,7 +34,7 @@ def push(
     """Publishes a checkpoint folder: verifies it, and makes a branch hold exactly its files, in one commit.
 
     What an older version left there goes in the same commit. A push to `main` brings the branch `rgb`, which has the
-    3-channel twin, up to date too. Pushing what is already there makes no commit.
+    3-channel twin of a 1-channel model, up to date too. Pushing what is already there makes no commit.
 
     Args:
         folder: As `hub.build` makes it.
@@ -89,7 +89,8 @@ def publish(
 def _branches(folder: Path, repo_id: str, branch: str, scratch: Path) -> dict[str, dict[str, bytes]]:
     """What each branch shall hold."""
     branches = {branch: _contents(folder, repo_id)}
-    if branch == "main" and checkpoints.read_json(folder / METRICS).get("in_chans", 1) == 1:
+    metrics, recipe = read_numbers(folder)
+    if branch == "main" and metrics.get("in_chans", facts(metrics, recipe).image_size[0]) == 1:
         branches[RGB] = _contents(twin(folder, scratch), repo_id)
     return branches
 
@@ -97,8 +98,8 @@ def _branches(folder: Path, repo_id: str, branch: str, scratch: Path) -> dict[st
 def _contents(folder: Path, repo_id: str) -> dict[str, bytes]:
     """The files of a repository by name: the folder's, with a card that names the repository."""
     contents = {name: (folder / name).read_bytes() for name in ALLOWED if (folder / name).is_file()}
-    metrics, recipe = checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE)
-    name = f"{recipe['model']}.{get_dataset_info(recipe['dataset']).name}"
+    metrics, recipe = read_numbers(folder)
+    name = f"{metrics['model']}.{facts(metrics, recipe).name}"
     return dict(contents, **{CARD: card(name, metrics, recipe, repo_id).encode()})
 
 

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .. import checkpoints
-from ..datasets import get_dataset_info
-from ..errors import CheckpointError
-from ._build import card, config
+from ..errors import CheckpointError, CnnzooError
+from ._build import config, read_numbers
+from ._card import card, facts, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED, load_model, read_config
 
 # A process that knows nothing but the folder; what it prints last is its answer.
@@ -37,21 +38,21 @@ def verify(folder: str | Path) -> dict:
         folder: As `hub.build` makes it.
 
     Returns:
-        The folder's metrics.
+        The folder's metrics; those of a model that nobody measured have no accuracy.
 
     Raises:
         CheckpointError: Something does not agree; the message says what.
     """
     folder = Path(folder)
     _check_files(folder)
-    metrics, recipe = checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE)
+    metrics, recipe = read_numbers(folder)
     weights = folder / checkpoints.WEIGHTS
     if not isinstance(metrics.get("sha256"), str):
         raise CheckpointError(f"{folder / METRICS} has no sha256 of the weights. Make the folder again: cnnzoo build.")
     checkpoints.verify(weights, metrics["sha256"])
     parsed = read_config((folder / CONFIG).read_bytes(), str(folder / CONFIG))
     model = load_model(parsed, weights.read_bytes(), str(weights))
-    _check_generated(folder, metrics, recipe, parsed.args["in_chans"])
+    _check_generated(folder, metrics, recipe, model)
     size = (8, *parsed.cfg["input_size"])
     with torch.inference_mode():
         direct = model(torch.randn(size, generator=torch.Generator().manual_seed(0)))
@@ -76,16 +77,18 @@ def _check_files(folder: Path) -> None:
         raise CheckpointError(f"{folder} holds {', '.join(links)}, which is no plain file. Copy the contents there.")
 
 
-def _check_generated(folder: Path, metrics: dict, recipe: dict, in_chans: int) -> None:
+def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module) -> None:
     """Whether card and config are what metrics and recipe make of them."""
     written = (folder / CARD).read_text(encoding="utf-8", errors="replace")
     source = re.search(r'"hf-hub:([^"@]+)', written)  # push writes the repository into it
     try:
-        info = get_dataset_info(recipe["dataset"])
-        name = f"{recipe['model']}.{info.name}"
-        fresh = card(name, metrics, recipe, source and source[1])
-        settings = config(recipe["model"], folder / checkpoints.WEIGHTS, info, in_chans)
-    except (KeyError, TypeError, AttributeError) as e:
+        info = facts(metrics, recipe)
+        fresh = card(f"{metrics['model']}.{info.name}", metrics, recipe, source and source[1])
+        shown = info if model.in_chans == info.image_size[0] else widened(info)
+        settings = config(model, shown, metrics.get("temperature", 1.0))
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        if isinstance(e, CnnzooError):
+            raise
         raise CheckpointError(f"{folder}: {METRICS} or {RECIPE} lacks {e}. Make the folder again: cnnzoo build.") from e
     if written != fresh:
         line = next((i for i, (a, b) in enumerate(zip(written.splitlines(), fresh.splitlines()), 1) if a != b), "the last")

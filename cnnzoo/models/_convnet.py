@@ -338,8 +338,11 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
             row["pretrained_cfg_overlay"] = dict(row.get("pretrained_cfg_overlay") or {}, file=str(weights))
     feature_cfg = dict(out_indices=None, feature_cls="getter")  # None: all levels
     model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
-    if name is not None and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
-        model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
+    if pretrained and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
+        if name is not None:
+            model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
+        elif model.pretrained_cfg.get("source"):  # a Hub repository or a folder, by name; not a file of the caller's
+            model.temperature = checkpoints.temperature_of(model.pretrained_cfg)
     return model
 
 

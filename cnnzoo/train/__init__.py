@@ -22,8 +22,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import checkpoints, data, evaluate, summary
-from ..errors import CnnzooError, TrainingError
+from .. import checkpoints, data, datasets, evaluate, summary
+from ..errors import TrainingError
 from ..files import atomic, write_json
 from ..memory import keep_memory
 from ..recipes import Recipe
@@ -38,7 +38,7 @@ from ._parts import (
     make_optimizer,
     read_size,
 )
-from ._saving import CHECKPOINT, damaged, environment, load_state, make_folder, save_state
+from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
 
 __all__ = ["CHECKPOINT", "Loss", "Run", "environment", "train"]
 
@@ -365,7 +365,8 @@ def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
     if not run.accelerator.is_main_process:
         return {}
     measured = evaluate.measure(logits, judge.labels)
-    size = summary.count(model, (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:])))
+    image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
+    size = summary.count(model, image_size)
     metrics = dict(
         model=run.recipe.model,
         dataset=run.recipe.dataset,
@@ -382,19 +383,12 @@ def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
         epochs=run.epoch,
         minutes=round(run.seconds / 60, 2),
         **environment(run.accelerator.device),
+        data=datasets.record(judge.info, image_size),
         data_md5=judge.info.files,
         sha256=checkpoints.sha256(weights),
     )
     if run.holdout:
         metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
     write_json(run.out / "metrics.json", metrics)
-    _draw_curves(run.out)
+    draw_curves(run.out)
     return metrics
-
-
-def _draw_curves(out: Path) -> None:
-    try:
-        from .. import plots
-    except CnnzooError:  # the extra is not installed
-        return
-    plots.save(plots.curves(out), out / "curves.png")

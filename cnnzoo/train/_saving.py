@@ -102,3 +102,12 @@ def _cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def draw_curves(out: Path) -> None:
+    """Draws curves.png from the log, where the extra for plots is installed."""
+    try:
+        from .. import plots
+    except CnnzooError:
+        return
+    plots.save(plots.curves(out), out / "curves.png")

@@ -1,0 +1,247 @@
+"""The model card of a checkpoint folder, from what its metrics and recipe say; what they do not say, it does not claim."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from .. import checkpoints
+from ..datasets import DATASETS, DatasetInfo, from_record, get_dataset_info
+from ..robustness import as_markdown
+from ._folder import PICTURE
+
+RGB = "rgb"  # the branch with the 3-channel twin
+CUSTOM = "custom"  # what stands for the data set's name where nothing is known of the data
+
+_CARD = """---
+{header}
+---
+
+# {name}
+
+`{m[model]}` of cnnzoo{trained}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
+for one {input_size} image.
+{variant}
+```python
+import cnnzoo  # registers the model with timm
+import timm
+
+model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
+```
+
+`cnnzoo.hub.pull` checks the hashes too, and gives the transform and the labels with the model.{pipeline}
+
+## Accuracy
+
+{accuracy}
+{recipe}{data}
+## Use and limits
+
+{use}
+
+{licences} sha256 of the weights: `{m[sha256]}`.
+"""
+
+_ACCURACY = """| | |
+|---|---|
+| top-1, test set | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
+| {mean_name} | {mean} % (n = {count}) |
+| with flip test-time augmentation | {m[top1_tta]:.2f} % |
+| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} %{calibrated} |
+{holdout}
+{trained} are the last (averaged) weights.
+{choices}
+
+{robust}{picture}\
+Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`."""
+
+_CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
+
+_ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
+
+{table}
+
+"""
+
+_TRAINED = "Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs{start}; these"
+
+_HOLDOUT = "| top-1, holdout of the run without it | {:.2f} % |\n"
+
+_CHOICES = """\
+Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
+the test set after training. A difference of less than {margin} points between single runs means nothing."""
+
+_NO_CHOICES = """\
+The run read the test set ({info.num_test:,} images) after training. No run that left out training images for making choices
+is known, so choices may have been made on the test set. A difference of less than {margin} points between single runs means
+nothing."""
+
+_UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
+
+_RECIPE = """
+## Recipe
+
+```json
+{}
+```
+"""
+
+_DATA = """
+## Data
+
+The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
+
+{md5s}
+"""
+
+_OTHER_DATA = """
+## Data
+
+{info.title}{homepage}, licence {info.licence}: {info.num_train:,} training images, {info.num_test:,} test images.
+"""
+
+_GARMENTS = """\
+For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten
+classes and nothing else: a picture of anything else gets one of them too."""
+
+_CLASSES = """It knows {count} classes and nothing else: a picture of anything else gets one of them too. By class index:
+
+```json
+{labels}
+```
+
+Images are {input_size}, scaled to [0, 1], less the mean {mean}, divided by {std}."""
+
+_PIPELINE = """
+
+In transformers, whose pipeline hands every model RGB{branch}:
+
+```python
+import cnnzoo
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{repo_id}"{revision})
+```"""
+
+_VARIANT = """
+This is the 3-channel twin of these weights, on the branch `{rgb}`: its first layer is the gray one's, repeated and divided
+by three, so that a gray image in RGB gives the gray model's answer. Accuracy is the gray weights'.
+"""
+
+
+def facts(metrics: dict[str, Any], recipe: dict[str, Any]) -> DatasetInfo:
+    """What a folder says of its data; of folders made before it was noted, what is known of their data set.
+
+    Raises:
+        DataError: What was noted is not whole.
+        UnknownNameError: Nothing was noted, and the data set is none that is known before it is read.
+    """
+    if "data" in metrics:
+        return from_record(metrics["data"])
+    return get_dataset_info(recipe["dataset"])
+
+
+def widened(info: DatasetInfo) -> DatasetInfo:
+    """The facts of 1-channel data as its pictures in RGB have them."""
+    return dataclasses.replace(info, image_size=(3, *info.image_size[1:]), mean=3 * info.mean, std=3 * info.std)
+
+
+def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: str | None = None) -> str:
+    """The model card of a checkpoint, generated from its metrics and recipe; `repo_id` is the zoo's own if None."""
+    info = facts(metrics, recipe)
+    repo_id = repo_id or f"{checkpoints.HUB_ORG}/{name}"
+    channels = metrics.get("in_chans", info.image_size[0])
+    is_twin = channels != info.image_size[0]
+    known = info.name in DATASETS
+    measured = "top1" in metrics
+    input_size = "x".join(map(str, (channels, *info.image_size[1:])))
+    return _CARD.format(
+        header=_header(name, metrics, info),
+        name=name,
+        trained=f", trained on {info.title}" if measured else "",
+        source=f"{repo_id}@{RGB}" if is_twin else repo_id,
+        variant=_VARIANT.format(rgb=RGB) if is_twin else "",
+        pipeline=_pipeline(repo_id, info.image_size[0]),
+        accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
+        recipe=_RECIPE.format(json.dumps(recipe, indent=2)) if recipe else "",
+        data=_data(metrics, info) if measured else "",
+        use=_GARMENTS if known else _classes(info, input_size),
+        licences=_licences(known, info if measured else None),
+        m=metrics,
+        input_size=input_size,
+        millions=metrics["macs"] / 1e6,
+    )
+
+
+def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:
+    std = m["top1_std"]
+    choices = _CHOICES if "holdout_top1" in m else _NO_CHOICES
+    return _ACCURACY.format(
+        m=m,
+        info=info,
+        mean_name="mean" if std is None else "mean ± standard deviation",
+        mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
+        count=len(m["seeds"]),
+        holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
+        trained=_TRAINED.format(info=info, m=m, start=", from pretrained weights" if recipe.get("pretrained") else ""),
+        choices=choices.format(info=info, margin=_margin(m["top1"], info)),
+        calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
+        robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
+        picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in m else "",
+    )
+
+
+def _margin(top1: float, info: DatasetInfo) -> str:
+    """Two standard errors of an accuracy, in percent; of one at 95 % where the data set is the zoo's."""
+    if info.name in DATASETS:
+        return "0.45"
+    n = max(1, info.num_test)
+    share = min(max(top1 / 100, 1 / (n + 2)), 1 - 1 / (n + 2))  # all right is no proof of no errors
+    return f"{200 * math.sqrt(share * (1 - share) / n):.2g}"
+
+
+def _data(metrics: dict[str, Any], info: DatasetInfo) -> str:
+    if metrics["data_md5"]:
+        return _DATA.format(info=info, md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items()))
+    return _OTHER_DATA.format(info=info, homepage=f" ({info.homepage})" if info.homepage else "")
+
+
+def _classes(info: DatasetInfo, input_size: str) -> str:
+    row = [", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std)]
+    labels = json.dumps(list(info.labels), ensure_ascii=False)  # as JSON, since names may hold anything
+    return _CLASSES.format(count=len(info.labels), labels=labels, input_size=input_size, mean=row[0], std=row[1])
+
+
+def _licences(known: bool, info: DatasetInfo | None) -> str:
+    data = f" Data: {info.licence}." if info else ""
+    return f"Weights and code: Apache-2.0.{data}" if known else f"Code: Apache-2.0. Weights: licence not stated.{data}"
+
+
+def _pipeline(repo_id: str, channels: int) -> str:
+    if channels == 1:
+        return _PIPELINE.format(branch=f", use the branch `{RGB}`", revision=f', revision="{RGB}"', repo_id=repo_id)
+    return _PIPELINE.format(branch="", revision="", repo_id=repo_id) if channels == 3 else ""
+
+
+def _header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
+    """The card's metadata as YAML, with the result, if there is one, in the Hub's model-index form."""
+    gray = ["grayscale"] if info.image_size[0] == 1 else []
+    fields: dict[str, Any] = dict(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", "cnnzoo", *gray],
+    )
+    if info.name in DATASETS:
+        fields["license"] = "apache-2.0"
+    if "top1" in metrics:
+        # What the Hub calls a data set: pictures of one's own have no name there.
+        own = info.name == "folder"
+        kind = "imagefolder" if own else info.name.removeprefix("hfds--").replace("--", "/")
+        result = EvalResult(
+            task_type="image-classification", dataset_type=kind, dataset_name=info.title, dataset_split="test",
+            metric_type="accuracy", metric_name="top-1", metric_value=round(metrics["top1"] / 100, 6),
+        )  # fmt: skip
+        fields |= dict(datasets=None if own else [kind], model_name=name, eval_results=[result])
+    return ModelCardData(**fields).to_yaml()
