@@ -15,7 +15,7 @@ PACKAGE = Path(cnnzoo.__file__).parent
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
     "errors", "files", "memory", "layers", "summary", "primitives", "datasets", "recipes", "checkpoints", "data", "models",
-    "registry", "evaluate", "plots", "hub", "train", "drawings", "export", "bench", "cli",
+    "registry", "evaluate", "plots", "hub", "train", "drawings", "exporting", "bench", "cli",
 )  # fmt: skip
 APART = ({"data", "models"},)  # neither imports the other, whatever the order
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import data, evaluate, export, registry
+from .. import data, evaluate, exporting, registry
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError
 from ._timing import median_seconds
@@ -90,12 +90,12 @@ def _form(model: nn.Module, form: str, scratch: Path, data_dir: str | Path | Non
     if form == "eager":
         return _eager(model)
     if form == "compile":
-        pipeline = export.make_pipeline(model, torch.float32, True)
-        compiled = export.compiled(pipeline, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+        pipeline = exporting.make_pipeline(model, torch.float32, True)
+        compiled = exporting.compiled(pipeline, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
         return lambda images: compiled(images)[1]
     kind, _, quantize = form.partition(" ")
     path = scratch / f"{form.replace(' ', '_')}{'.onnx' if kind == 'onnx' else '.pt2'}"
-    exported = export.load_exported(export.export(model, path, kind, quantize=quantize or None, data_dir=data_dir))
+    exported = exporting.load_exported(exporting.export(model, path, kind, quantize=quantize or None, data_dir=data_dir))
     return lambda images: torch.from_numpy(exported.run(images.numpy())[1])
 
 
