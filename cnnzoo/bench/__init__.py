@@ -3,8 +3,8 @@
 `cnnzoo bench train` and `cnnzoo bench infer` print them as tables and write JSON.
 """
 
-from ._infer import forms
+from ._infer import FORMS, forms, forms_markdown, forms_table, where
 from ._timing import machine
 from ._train import cold_starts, loops, switches
 
-__all__ = ["cold_starts", "forms", "loops", "machine", "switches"]
+__all__ = ["FORMS", "cold_starts", "forms", "forms_markdown", "forms_table", "loops", "machine", "switches", "where"]

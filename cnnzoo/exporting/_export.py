@@ -46,9 +46,9 @@ def export(
         `path`.
 
     Raises:
-        UnknownNameError: There is no such model, format, type or device.
+        UnknownNameError: There is no such model, format or type.
         ExportError: The file does not do what the model does; none is left.
-        CnnzooError: `path` has another ending, or cannot be written; a package or compiler is missing; there is no GPU.
+        CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
     path = Path(path)
     _check(path, format, dtype, device, quantize, preprocess)
@@ -77,15 +77,21 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
             f"format='compile' was given, but torch.compile makes no file; files are {', '.join(FORMATS)}. "
             "Call cnnzoo.compiled(model, images)."
         )
-    devices = ("cpu", "cuda") if format != "onnx" else ("cpu",)
     choices = dict(format=(format, FORMATS), dtype=(dtype, DTYPES), quantize=(quantize, (None, "int8")))
-    for kind, (given, allowed) in {**choices, "device": (device, devices)}.items():
+    for kind, (given, allowed) in choices.items():
         if given not in allowed:
             raise unknown(kind, str(given), map(str, allowed))
+    devices = ("cpu",) if format == "onnx" else ("cpu", "cuda")
+    if device not in devices:
+        raise CnnzooError(
+            f"device={device!r} was given, allowed for format={format!r} is {' or '.join(devices)}. Pass device='cpu'."
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise CnnzooError("device='cuda' was given, but torch finds no GPU here. Pass device='cpu'.")
     if path.suffix != SUFFIXES[format]:
         raise CnnzooError(f"{path} was given for format={format!r}, whose files end in {SUFFIXES[format]}. Rename it.")
+    if path.is_dir():
+        raise CnnzooError(f"{path} is a folder, needed is the name of a file. Write {path / f'model{path.suffix}'}.")
     if quantize and (format != "onnx" or dtype != "fp32" or not preprocess):
         raise CnnzooError(
             f"quantize={quantize!r} was given with format={format!r}, dtype={dtype!r}, preprocess={preprocess}; it works "

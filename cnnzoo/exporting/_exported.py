@@ -80,13 +80,17 @@ def _load_onnx(path: Path) -> Exported:
         import onnxruntime
     except ImportError as e:
         raise CnnzooError(f"{path} needs onnxruntime, which is not installed. {_EXTRA}") from e
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as the other formats have it
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
     return Exported(lambda x: session.run(None, {"images": x}), facts)
 
 
 def _load_pt2(path: Path) -> Exported:
     with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(broken)
         names = archive.namelist()
         native = any("/aotinductor/" in name for name in names)
         where = next(name for name in names if name.endswith("_metadata.json" if native else f"/extra/{FACTS}"))
