@@ -8,8 +8,10 @@ __version__ = "0.1.0"
 
 from .data import create_transform, load_split
 from .evaluate import predict
+from .exporting import compiled, export, load_exported
 from .registry import create_model, info, list_models, list_pretrained, results
 
 __all__ = [
-    "create_model", "create_transform", "info", "list_models", "list_pretrained", "load_split", "predict", "results",
+    "compiled", "create_model", "create_transform", "export", "info", "list_models", "list_pretrained", "load_exported",
+    "load_split", "predict", "results",
 ]  # fmt: skip

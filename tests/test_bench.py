@@ -3,10 +3,11 @@
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cnnzoo import bench, checkpoints, data, datasets
-from cnnzoo.bench import _train
+from cnnzoo.bench import _infer, _train
 from cnnzoo.cli import main
 from cnnzoo.errors import CnnzooError
 
@@ -102,6 +103,49 @@ def test_every_form_of_a_model_is_timed_and_as_accurate_as_the_model(fashion_mni
     expected = checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"]
     assert all(r["top1"] == pytest.approx(expected, abs=0.02) for r in rows[:2])
     assert all(r["latency_ms"] > 0 and r["images_per_s"][8] > 0 for r in rows)
+    most = [max(r["images_per_s"].values()) for r in rows]
+    assert [r["times"] for r in rows] == pytest.approx([n / most[0] for n in most], abs=0.006)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("form", [form for form in bench.FORMS if form not in ("eager", "torch_export")])
+def test_the_other_forms_are_timed_too(form, fashion_mnist_dir):
+    (row,) = bench.forms("lenet_tiny", wanted=(form,), rivals=(), batches=(2,), data_dir=fashion_mnist_dir)
+    allowed = 0.3 if "int8" in form else 0.1 if "bf16" in form else 0.02
+    assert row["top1"] == pytest.approx(checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"], abs=allowed)
+    assert row["latency_ms"] is None and row["images_per_s"][2] > 0
+
+
+def test_each_round_times_every_row_so_that_a_busy_spell_hits_all(monkeypatch):
+    order = []
+    calls = [lambda x, name=name: order.append(name) for name in "ab"]
+    monkeypatch.setattr(_infer, "median_seconds", lambda call, repeats: call() or next(clock))
+    clock = iter(range(1, 2 * _infer._ROUNDS + 1))  # a's are odd, b's are even
+    assert _infer._seconds(calls, 64) == [_infer._ROUNDS, _infer._ROUNDS + 1]
+    assert order == [*"aaabbb"] * _infer._ROUNDS
+
+
+def test_inference_is_printed_and_written_with_threads_and_versions(tmp_path, monkeypatch):
+    seen = []
+
+    def forms(model, data_dir):
+        seen.append(torch.get_num_threads())
+        rates = {64: 2000, 256: 4000}
+        return [dict(model=model, form="eager", top1=94.78, latency_ms=1.234, images_per_s=rates, times=1.0)]
+
+    monkeypatch.setattr(bench, "forms", forms)
+    out, threads = tmp_path / "bench.json", torch.get_num_threads()
+    try:
+        result = CliRunner().invoke(main, ["bench", "infer", "resnext_small", "--threads", "2", "--out", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.exception
+    assert seen == [2] and "2 threads" in result.output and "4,000" in result.output
+    found = json.loads(out.read_text())
+    words = bench.forms_markdown(found)
+    assert "| resnext_small | eager | 94.78 | 1.23 | 2,000 | 4,000 | 1.00 |" in words
+    assert f"torch {torch.__version__}" in words and "onnxruntime" in words and "2 threads" in words
 
 
 def test_an_unknown_form_is_refused():

@@ -1,5 +1,6 @@
 """The README is true: its blocks run, its table is generated."""
 
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from helpers import HUB_NAME
 from loopback_hub import YOU
 
 import cnnzoo
-from cnnzoo import checkpoints
+from cnnzoo import bench, checkpoints
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -24,11 +25,13 @@ PYTHON = [body for language, body in BLOCKS if language == "python"]
 SHELL = [
     line
     for language, body in BLOCKS
-    if language == "bash"
+    if language == "bash" and "g++" not in body  # test_export_elsewhere.py runs that block as a whole
     for line in body.splitlines()
     if line and not line.startswith(("#", "pip install"))
 ]
 MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
+SPEED_MARKS = ("<!-- speed: generated -->", "<!-- end of speed -->")
+SPEED = Path(__file__).with_name("bench_infer.json")  # cnnzoo bench infer --out tests/bench_infer.json writes it
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
 
@@ -113,8 +116,15 @@ def fault_table() -> str:
     )
 
 
-@pytest.mark.parametrize(("marks", "table"), [(MARKS, results_table), (FAULT_MARKS, fault_table)])
-def test_the_tables_are_what_checkpoints_and_tests_say(request, marks, table):
+def speed_table() -> str:
+    """What inference takes, of the last run that was kept; nothing before the first."""
+    return bench.forms_markdown(json.loads(SPEED.read_text(encoding="utf-8"))) if SPEED.is_file() else ""
+
+
+@pytest.mark.parametrize(
+    ("marks", "table"), [(MARKS, results_table), (FAULT_MARKS, fault_table), (SPEED_MARKS, speed_table)]
+)
+def test_the_tables_are_what_checkpoints_tests_and_measurements_say(request, marks, table):
     text = README.read_text(encoding="utf-8")
     start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
     fresh = f"\n{table()}\n"

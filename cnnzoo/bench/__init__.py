@@ -3,9 +3,20 @@
 `cnnzoo bench train`, `cnnzoo bench scaling` and `cnnzoo bench infer` print them as tables and write JSON.
 """
 
-from ._infer import forms
+from ._infer import FORMS, forms, forms_markdown, forms_table, where
 from ._scaling import scaling
 from ._timing import machine
 from ._train import cold_starts, loops, switches
 
-__all__ = ["cold_starts", "forms", "loops", "machine", "scaling", "switches"]
+__all__ = [
+    "FORMS",
+    "cold_starts",
+    "forms",
+    "forms_markdown",
+    "forms_table",
+    "loops",
+    "machine",
+    "scaling",
+    "switches",
+    "where",
+]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import data, evaluate, export, registry
+from .. import data, evaluate, exporting, registry
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError
 from ._timing import median_seconds
 
 BATCHES = (1, 64, 256, 1024)
-FORMS = ("eager", "compile", "torch_export", "aoti", "onnx", "onnx int8")
+FORMS = ("eager", "compile", "torch_export", "torch_export bf16", "aoti", "aoti bf16", "onnx", "onnx int8")
+_ROUNDS = 5  # each times every row once, so that what else the machine does is the same for all
 _RIVALS = ("timm resnet18", "timm test_resnet", "torchvision resnet18")
 
 
@@ -30,8 +31,9 @@ def forms(
 ) -> list[dict[str, Any]]:
     """Times a pretrained model of the zoo in several forms, and rivals in eager mode, on the same raw 28x28 pixels.
 
-    Every form takes uint8 images and gives probabilities, so preprocessing is in the time. Accuracy is that of the form
-    itself on the test set; rivals have none, since they come with no weights for such images.
+    Every form takes uint8 images and gives probabilities, so preprocessing is in the time. All have as many threads as
+    torch has. Accuracy is that of the form itself on the test set; rivals have none, since they come with no weights for
+    such images.
 
     Args:
         name: The model.
@@ -41,7 +43,8 @@ def forms(
         data_dir: Where the data set is.
 
     Returns:
-        A row each: `model`, `form`, `top1`, `latency_ms` (batch 1) and `images_per_s` by batch.
+        A row each: `model`, `form`, `top1`, `latency_ms` (batch 1), `images_per_s` by batch, and `times`, the most images
+        per second of any batch relative to the first row's.
 
     Raises:
         CnnzooError: There is no such form.
@@ -52,37 +55,73 @@ def forms(
         )
     model = registry.create_model(name, pretrained=True)
     split = data.load_split(split="test", data_dir=data_dir)
-    rows = []
+    rows, calls = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for form in tqdm(wanted, desc=name, leave=False, disable=None):
             call = _form(model, form, Path(scratch), data_dir)
-            rows.append(_row(name, form, call, split, batches))
-    for rival in tqdm(rivals, desc="rivals", leave=False, disable=None):
-        rows.append(_row(rival, "eager", _eager(_rival(rival)), None, batches))
+            rows.append(dict(model=name, form=form, top1=_top1(call, split)))
+            calls.append(call)
+        for rival in rivals:
+            rows.append(dict(model=rival, form="eager", top1=None))
+            calls.append(_eager(_rival(rival)))
+        seconds = {batch: _seconds(calls, batch) for batch in tqdm(batches, desc="batches", leave=False, disable=None)}
+    for i, row in enumerate(rows):
+        row["latency_ms"] = round(1000 * seconds[1][i], 3) if 1 in seconds else None
+        row["images_per_s"] = {batch: round(batch / found[i]) for batch, found in seconds.items()}
+        row["times"] = round(max(row["images_per_s"].values()) / max(rows[0]["images_per_s"].values()), 2)
     return rows
 
 
-def _row(
-    name: str, form: str, call: Callable[[Tensor], Tensor], split: data.Split | None, batches: tuple[int, ...]
-) -> dict[str, Any]:
+def forms_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The header and the cells of what `forms` returned, or of what was read from its JSON."""
+    header = [
+        "model",
+        "form",
+        "test top-1",
+        "ms at batch 1",
+        *(f"images/s at {b}" for b in rows[0]["images_per_s"]),
+        "times",
+    ]
+    cells = [
+        [
+            r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}",
+            "-" if r["latency_ms"] is None else f"{r['latency_ms']:.2f}", *(f"{n:,}" for n in r["images_per_s"].values()),
+            f"{r['times']:.2f}",
+        ]
+        for r in rows
+    ]  # fmt: skip
+    return header, cells
+
+
+def forms_markdown(found: dict[str, Any]) -> str:
+    """What `cnnzoo bench infer` wrote, as a table for the README, with machine, versions and command above it."""
+    header, cells = forms_table(found["rows"])
+    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *cells]
+    return f"{where(found)}, by `{found['command']}`:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def where(found: dict[str, Any]) -> str:
+    """The machine and the versions of a measurement, in words."""
+    packages = ("python", "torch", "torchvision", "timm", "onnxruntime")
+    return f"{found['hardware']}; " + ", ".join(f"{name} {found[name]}" for name in packages if name in found)
+
+
+def _top1(call: Callable[[Tensor], Tensor], split: data.Split) -> float:
+    answers = torch.cat([call(part).argmax(1) for part in split.images.split(500)])
+    return round(100 * (answers == split.labels).double().mean().item(), 2)
+
+
+def _seconds(calls: list[Callable[[Tensor], Tensor]], batch: int) -> list[float]:
+    """Of each call on a batch of random images: the median of the rounds' medians."""
     generator = torch.Generator().manual_seed(0)
-    speeds = {}
-    for batch in batches:
-        images = torch.randint(0, 256, (batch, 1, 28, 28), generator=generator).to(torch.uint8)
-        for _ in range(3):
+    images = torch.randint(0, 256, (batch, 1, 28, 28), generator=generator).to(torch.uint8)
+    rounds: list[list[float]] = [[] for _ in calls]
+    for _ in range(_ROUNDS):
+        for call, medians in zip(calls, rounds):
+            call(images)  # fills the caches, and finds kernels for this shape
             call(images)
-        speeds[batch] = median_seconds(lambda x=images: call(x), max(5, 200 // batch))
-    top1 = None
-    if split is not None:
-        answers = torch.cat([call(part).argmax(1) for part in split.images.split(500)])
-        top1 = round(100 * (answers == split.labels).double().mean().item(), 2)
-    return dict(
-        model=name,
-        form=form,
-        top1=top1,
-        latency_ms=round(1000 * speeds[1], 3) if 1 in speeds else None,
-        images_per_s={batch: round(batch / seconds) for batch, seconds in speeds.items()},
-    )
+            medians.append(median_seconds(lambda call=call: call(images), max(3, 100 // batch)))
+    return [sorted(medians)[len(medians) // 2] for medians in rounds]
 
 
 def _form(model: nn.Module, form: str, scratch: Path, data_dir: str | Path | None) -> Callable[[Tensor], Tensor]:
@@ -90,12 +129,13 @@ def _form(model: nn.Module, form: str, scratch: Path, data_dir: str | Path | Non
     if form == "eager":
         return _eager(model)
     if form == "compile":
-        pipeline = export.make_pipeline(model, torch.float32, True)
-        compiled = export.compiled(pipeline, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+        pipeline = exporting.make_pipeline(model, torch.float32, True)
+        compiled = exporting.compiled(pipeline, torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
         return lambda images: compiled(images)[1]
-    kind, _, quantize = form.partition(" ")
+    kind, _, small = form.partition(" ")
     path = scratch / f"{form.replace(' ', '_')}{'.onnx' if kind == 'onnx' else '.pt2'}"
-    exported = export.load_exported(export.export(model, path, kind, quantize=quantize or None, data_dir=data_dir))
+    smaller = dict(bf16=dict(dtype="bf16"), int8=dict(quantize="int8")).get(small, {})
+    exported = exporting.load_exported(exporting.export(model, path, kind, **smaller, data_dir=data_dir))
     return lambda images: torch.from_numpy(exported.run(images.numpy())[1])
 
 

@@ -1,5 +1,7 @@
 """What is measured on, and how."""
 
+import contextlib
+import importlib.metadata
 import os
 import platform
 import time
@@ -12,8 +14,13 @@ from .. import train
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return dict(train.environment(torch.device("cpu")), cores=os.cpu_count(), python=platform.python_version())
+    """What the numbers were measured on: hardware, threads, versions, and the command that was typed."""
+    packages = {}
+    for package in ("torchvision", "onnxruntime"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[package] = importlib.metadata.version(package)
+    cores, python = os.cpu_count(), platform.python_version()
+    return dict(train.environment(torch.device("cpu")), cores=cores, python=python, **packages)
 
 
 def median_seconds(call: Callable[[], Any], repeats: int) -> float:

@@ -91,25 +91,24 @@ def scaling(out: str, as_json: bool) -> None:
 @bench.command("infer")
 @click.argument("model", default="resnext_small")
 @click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
+@click.option("--threads", type=click.IntRange(1), help="Of every form and rival.  [default: torch's]")
 @data_dir_option
 @json_option
-def infer(model: str, out: str, data_dir: str | None, as_json: bool) -> None:
+def infer(model: str, out: str, threads: int | None, data_dir: str | None, as_json: bool) -> None:
     """MODEL in every form (eager, compiled, exported), against other libraries' models on the same images."""
+    import torch
+
     from .. import bench
 
+    if threads:
+        torch.set_num_threads(threads)
     found = dict(bench.machine(), rows=bench.forms(model, data_dir=data_dir))
     write_json(Path(out), found)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{found['hardware']}, torch {found['torch']}; raw 1x28x28 pixels to probabilities\n")
-    batches = list(found["rows"][0]["images_per_s"])
-    rows = [
-        [r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}", f"{r['latency_ms']:.2f}"]
-        + [f"{r['images_per_s'][b]:,}" for b in batches]
-        for r in found["rows"]
-    ]
-    table(["model", "form", "test top-1", "ms at batch 1", *(f"images/s at {b}" for b in batches)], rows)
+    click.echo(f"{bench.where(found)}; raw 1x28x28 pixels to probabilities\n")
+    table(*bench.forms_table(found["rows"]))
     click.echo(f"\nWritten to {out}.")
 
 

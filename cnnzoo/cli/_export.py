@@ -10,15 +10,16 @@ from ._common import data_dir_option
 @click.argument("path")
 @click.option("--format", default=None, help="torch_export, aoti or onnx.  [default: by PATH's ending]")
 @click.option("--dtype", default="fp32", show_default=True, help="fp32 or bf16.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda: what a .pt2 file runs on.")
 @click.option("--quantize", default=None, help="int8: 8-bit weights and activations, onnx only.")
 @click.option("--preprocess/--no-preprocess", default=True, show_default=True, help="Take raw uint8 pixels.")
 @data_dir_option
-def export(model: str, path: str, format: str | None, dtype: str, quantize: str | None, preprocess: bool, data_dir) -> None:
+def export(model: str, path: str, format: str | None, **options) -> None:
     """Write MODEL, with preprocessing and labels inside, to the file PATH (.pt2 or .onnx)."""
-    from .. import export
+    from .. import exporting
 
     format = format or ("onnx" if path.endswith(".onnx") else "torch_export")
-    click.echo(export.export(model, path, format, dtype=dtype, quantize=quantize, preprocess=preprocess, data_dir=data_dir))
+    click.echo(exporting.export(model, path, format, **options))
 
 
 COMMANDS = (export,)

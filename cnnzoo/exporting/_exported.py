@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, CnnzooError
+from ..errors import CheckpointError, CnnzooError, InputError
 from ._formats import _EXTRA, FACTS
 
 
@@ -18,7 +18,8 @@ class Exported:
 
     Attributes:
         labels: Class names, by class index.
-        facts: What travels inside the file: architecture, mean, std, dtype, source checkpoint and its sha256.
+        facts: What travels inside the file: labels, mean, std, temperature, dtype, device, source checkpoint and its sha256,
+            and the `limits` of the shape that it takes.
     """
 
     def __init__(self, run: Callable[[np.ndarray], list[np.ndarray]], facts: dict[str, Any]) -> None:
@@ -28,9 +29,7 @@ class Exported:
 
     def run(self, images: Any) -> list[np.ndarray]:
         """The file's raw outputs for an array: logits `(B, K)` and, with preprocessing inside, probabilities `(B, K)`."""
-        from . import check_array
-
-        return self._run(check_array(images, self.facts))
+        return self._run(_batch(images, self.facts))
 
     def predict(self, images: Any) -> tuple[list[str], np.ndarray]:
         """What images show.
@@ -61,7 +60,7 @@ def load_exported(path: str | Path) -> Exported:
 
     Raises:
         CheckpointError: The file is missing, damaged, or not one of ours.
-        CnnzooError: The package that runs it is not installed.
+        CnnzooError: The package that runs it is not installed, or it is for a GPU and there is none.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,26 +80,52 @@ def _load_onnx(path: Path) -> Exported:
         import onnxruntime
     except ImportError as e:
         raise CnnzooError(f"{path} needs onnxruntime, which is not installed. {_EXTRA}") from e
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as the other formats have it
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
     return Exported(lambda x: session.run(None, {"images": x}), facts)
 
 
 def _load_pt2(path: Path) -> Exported:
     with zipfile.ZipFile(path) as archive:
-        native = any("/aotinductor/" in name for name in archive.namelist())
-    if native:
-        module = torch._inductor.aoti_load_package(str(path))
-        facts = json.loads(module.get_metadata()[FACTS])
-    else:
-        extra = {FACTS: ""}
-        module = torch.export.load(str(path), extra_files=extra).module()
-        facts = json.loads(extra[FACTS])
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(broken)
+        names = archive.namelist()
+        native = any("/aotinductor/" in name for name in names)
+        where = next(name for name in names if name.endswith("_metadata.json" if native else f"/extra/{FACTS}"))
+        inside = json.loads(archive.read(where))
+    facts = json.loads(inside[FACTS]) if native else inside
+    device = torch.device(facts["device"])
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CnnzooError(f"{path} was exported for device='cuda', and torch finds no GPU here. Export it for 'cpu'.")
+    module = torch._inductor.aoti_load_package(str(path)) if native else torch.export.load(str(path)).module()
 
     def run(x: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            outputs = module(torch.tensor(x))  # a copy: the array may be read-only
+            outputs = module(torch.tensor(x, device=device))  # a copy: the array may be read-only
         outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-        return [o.numpy() for o in outputs]
+        return [o.cpu().numpy() for o in outputs]
 
     return Exported(run, facts)
+
+
+def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
+    """What a caller gave as images, as a contiguous batch `(B, C, H, W)`.
+
+    Raises:
+        InputError: Its type or shape is none that the file takes, or it is empty.
+    """
+    array = np.asarray(array)
+    kind = np.uint8 if facts["preprocess"] else np.float32
+    if array.dtype != kind:
+        raise InputError(f"An array of type {array.dtype} was given, {np.dtype(kind)} is needed. Convert it with .astype.")
+    limits = facts["limits"]
+    if facts["preprocess"] and limits[1][1] == 1 and array.ndim in (2, 3):
+        array = array.reshape(-1, 1, *array.shape[-2:])  # (H, W) or (B, H, W) -> (B, 1, H, W)
+    if array.ndim != 4 or not all(least <= n <= most for n, (least, most) in zip(array.shape, limits)):
+        ranges = dict(zip("BCHW", limits))
+        shape = ", ".join(name if least < most else str(least) for name, (least, most) in ranges.items())
+        free = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in ranges.items() if least < most)
+        raise InputError(f"An array of shape {array.shape} was given, needed is ({shape}) with {free}. Resize or split it.")
+    return np.ascontiguousarray(array)

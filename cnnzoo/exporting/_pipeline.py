@@ -7,6 +7,7 @@ from timm.layers import ConvNormAct
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from ..errors import InputError
 from ..layers import ConvAct, PreActBlock
 
 
@@ -48,13 +49,22 @@ class Pipeline(nn.Module):
 
 
 def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pipeline:
-    """The pipeline of a copy of `model`, on the CPU, folded."""
-    cfg = model.pretrained_cfg
+    """The pipeline of a copy of `model`, on the CPU, folded.
+
+    Raises:
+        InputError: It is no timm model, so nothing says what images it takes.
+    """
     inner = getattr(model, "_orig_mod", model)  # a compiled model cannot be traced; the one inside can
-    inner = fold_batch_norms(copy.deepcopy(inner).cpu().eval().requires_grad_(False)).to(dtype)
-    size = (model.in_chans, *cfg["input_size"][1:])
-    mean, std = (tuple(cfg[k]) * (model.in_chans if len(cfg[k]) == 1 else 1) for k in ("mean", "std"))
-    return Pipeline(inner, mean, std, size, dtype, preprocess).eval()
+    cfg = getattr(inner, "pretrained_cfg", None)
+    if not cfg or not hasattr(inner, "in_chans"):
+        raise InputError(
+            f"A {type(inner).__name__} was given, needed is a model of timm or the zoo, which knows the images it takes. "
+            "Make it with cnnzoo.create_model."
+        )
+    folded = fold_batch_norms(copy.deepcopy(inner).cpu().eval().requires_grad_(False)).to(dtype)
+    size = (inner.in_chans, *cfg["input_size"][1:])
+    mean, std = (tuple(cfg[k]) * (size[0] if len(cfg[k]) == 1 else 1) for k in ("mean", "std"))
+    return Pipeline(folded, mean, std, size, dtype, preprocess).eval()
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:

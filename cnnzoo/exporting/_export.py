@@ -1,0 +1,127 @@
+"""Writing a model to a file."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from .. import checkpoints, data, evaluate, registry
+from ..errors import CnnzooError, unknown
+from ..files import atomic
+from ._formats import FORMATS, SUFFIXES, limits
+from ._pipeline import make_pipeline
+from ._verify import compare, example
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def export(
+    model: nn.Module | str,
+    path: str | Path,
+    format: str = "torch_export",
+    *,
+    dtype: str = "fp32",
+    device: str = "cpu",
+    quantize: str | None = None,
+    preprocess: bool = True,
+    data_dir: str | Path | None = None,
+) -> Path:
+    """Writes a model to a file that takes batches of 1 to 4096, of any size where the model does.
+
+    Args:
+        model: A model, or the name of a pretrained one.
+        path: The file; `.pt2` for `torch_export` and `aoti`, `.onnx` for `onnx`.
+        format: `"torch_export"`, `"aoti"` (native code for this kind of machine; needs a C++ compiler), or `"onnx"`.
+        dtype: `"fp32"` or `"bf16"`, of weights and arithmetic; outputs are fp32 always.
+        device: What a `.pt2` file runs on, `"cpu"` or `"cuda"`; ONNX Runtime chooses when it opens the file.
+        quantize: `"int8"` for 8-bit weights and activations, calibrated on training images; `onnx` only.
+        preprocess: Take uint8 images `(B, C, H, W)` and give (logits, probabilities), both `(B, K)`. Otherwise take float
+            images, normalised as `create_transform` does it, and give logits.
+        data_dir: Where the data set is, for `dtype="bf16"` and `quantize`, whose accuracy is checked on its test set.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UnknownNameError: There is no such model, format or type.
+        ExportError: The file does not do what the model does; none is left.
+        CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
+    """
+    path = Path(path)
+    _check(path, format, dtype, device, quantize, preprocess)
+    network = registry.create_model(model, pretrained=True) if isinstance(model, str) else model
+    with atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
+        pipeline = make_pipeline(network, DTYPES[dtype], preprocess).to(device)
+        how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
+        facts = dict(_facts(network), **how)
+        split = calibration = None
+        if dtype == "bf16" or quantize:
+            split = data.load_split(facts["dataset"] or "fashion_mnist", "test", data_dir=data_dir)
+        if quantize:
+            train = data.load_split(split.info.name, "train", data_dir=data_dir)
+            calibration = train.images[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]]
+        made = Path(scratch) / f"model{path.suffix}"
+        FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
+        compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
+        temporary.write_bytes(made.read_bytes())
+    return path
+
+
+def _check(path: Path, format: str, dtype: str, device: str, quantize: str | None, preprocess: bool) -> None:
+    """Refuses what cannot be, before anything is loaded."""
+    if format == "compile":
+        raise CnnzooError(
+            f"format='compile' was given, but torch.compile makes no file; files are {', '.join(FORMATS)}. "
+            "Call cnnzoo.compiled(model, images)."
+        )
+    choices = dict(format=(format, FORMATS), dtype=(dtype, DTYPES), quantize=(quantize, (None, "int8")))
+    for kind, (given, allowed) in choices.items():
+        if given not in allowed:
+            raise unknown(kind, str(given), map(str, allowed))
+    devices = ("cpu",) if format == "onnx" else ("cpu", "cuda")
+    if device not in devices:
+        raise CnnzooError(
+            f"device={device!r} was given, allowed for format={format!r} is {' or '.join(devices)}. Pass device='cpu'."
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CnnzooError("device='cuda' was given, but torch finds no GPU here. Pass device='cpu'.")
+    if path.suffix != SUFFIXES[format]:
+        raise CnnzooError(f"{path} was given for format={format!r}, whose files end in {SUFFIXES[format]}. Rename it.")
+    if path.is_dir():
+        raise CnnzooError(f"{path} is a folder, needed is the name of a file. Write {path / f'model{path.suffix}'}.")
+    if quantize and (format != "onnx" or dtype != "fp32" or not preprocess):
+        raise CnnzooError(
+            f"quantize={quantize!r} was given with format={format!r}, dtype={dtype!r}, preprocess={preprocess}; it works "
+            'with "onnx", "fp32" and True. Pass format="onnx".'
+        )
+
+
+def _facts(network: nn.Module) -> dict[str, Any]:
+    """What travels inside every file of a model."""
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    source = _source(network)
+    return dict(
+        labels=list(evaluate.class_labels(network)),
+        mean=list(cfg.get("mean", (0.0,))),
+        std=list(cfg.get("std", (1.0,))),
+        temperature=float(getattr(network, "temperature", 1.0)),
+        architecture=cfg.get("architecture") or type(network).__name__,
+        dataset=cfg.get("tag"),
+        source=source,
+        source_sha256=checkpoints.metrics(source)["sha256"] if source else None,
+    )
+
+
+def _source(network: nn.Module) -> str | None:
+    """The checkpoint in this installation that a model's weights are; None where they are others, or were trained on."""
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    name = f"{cfg.get('architecture')}.{cfg.get('tag')}"
+    path = checkpoints.folder(name) / checkpoints.WEIGHTS
+    if not path.is_file():
+        return None
+    theirs, ours = load_file(path), getattr(network, "_orig_mod", network).state_dict()
+    same = theirs.keys() == ours.keys() and all(torch.equal(v, ours[k].cpu()) for k, v in theirs.items())
+    return name if same else None

@@ -1,0 +1,80 @@
+"""Holding a file that was just written against the model it is of."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import data
+from ..errors import CnnzooError
+from ._exported import load_exported
+from ._pipeline import Pipeline, make_pipeline
+
+_BATCHES = (1, 2, 17)  # compared with the model: one, the one it was traced with, an odd one
+_TOLERANCE = 1e-4  # of fp32 logits
+_POINTS = {"bf16": 0.1, "int8": 0.3}  # of top-1 on the test set that a smaller type may lose, in percent
+_PART = 500  # images at a time
+
+
+class ExportError(CnnzooError):
+    """A model that cannot be exported, or a file that does not do what the model does."""
+
+
+def example(pipeline: Pipeline, batch: int) -> Tensor:
+    """Seeded images `(batch, C, H, W)` of the kind that the pipeline takes, on its device."""
+    generator = torch.Generator().manual_seed(batch)
+    pixels = torch.randint(0, 256, (batch, *pipeline.input_size), generator=generator).to(torch.uint8)
+    return (pixels if pipeline.preprocess else pixels.float() / 128 - 1).to(pipeline.mean.device)
+
+
+def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split | None, dtype: str, scratch: Path) -> None:
+    """Opens the file in a fresh process and holds its outputs against the model's in fp32.
+
+    Args:
+        made: The file.
+        network: What it was made of.
+        preprocess: Whether the file takes raw pixels.
+        split: The test set, for types whose accuracy counts; None compares logits.
+        dtype: `"fp32"`, `"bf16"` or `"int8"`.
+        scratch: A folder for what passes between the processes.
+
+    Raises:
+        ExportError: They differ by more than the type may.
+    """
+    reference = make_pipeline(network, torch.float32, preprocess)
+    given = [split.images] if split is not None else [example(reference, b) for b in _BATCHES]
+    with torch.inference_mode():
+        parts = [p for x in given for p in x.split(_PART)]
+        logits = torch.cat([reference(p)[0] if preprocess else reference(p) for p in parts])
+    np.savez(scratch / "given.npz", *[x.numpy() for x in given])
+    command = [sys.executable, "-m", "cnnzoo.exporting", str(made), str(scratch / "given.npz"), str(scratch / "found.npz")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        reason = (run.stderr.strip() or f"exit code {run.returncode}").splitlines()[-1]
+        raise ExportError(f"The file was written, but cannot be opened again, so it was not kept: {reason}")
+    found = torch.cat([torch.from_numpy(v) for v in np.load(scratch / "found.npz").values()])
+    if split is None:
+        worst = (found - logits).abs().max().item()
+        if not worst <= _TOLERANCE:
+            raise ExportError(f"The file's logits differ from the model's by {worst:.2g}, allowed is {_TOLERANCE:g}.")
+        return
+    right, kept = ((x.argmax(1) == split.labels).float().mean().item() for x in (logits, found))
+    if not 100 * abs(right - kept) <= _POINTS[dtype]:
+        raise ExportError(
+            f"The file's top-1 on the test set is {100 * (right - kept):.2f} points below the model's; allowed is "
+            f'{_POINTS[dtype]}. Export it with dtype="fp32" and without quantize.'
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Runs a file on arrays, for `compare`: FILE GIVEN.npz FOUND.npz."""
+    torch.backends.cudnn.allow_tf32 = False  # its ten bits are fewer than the tolerance asks for
+    exported = load_exported(arguments[0])
+    outputs = [
+        np.concatenate([exported.run(x[i : i + _PART])[0] for i in range(0, len(x), _PART)])
+        for x in np.load(arguments[1]).values()
+    ]
+    np.savez(arguments[2], *outputs)
