@@ -166,7 +166,7 @@ def test_the_textbooks_large_networks_trace(name):
     model = cnnzoo.create_model(name, device="meta").eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     x = torch.empty(2, *native_size(name), device="meta")
-    program = torch.cnnzoo.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False)
     assert program.module()(torch.empty(5, *native_size(name), device="meta")).shape == (5, 10)
 
 

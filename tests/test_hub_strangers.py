@@ -41,6 +41,10 @@ def test_a_pickle_is_no_way_out(server, cache, status, tmp_path):
     assert not (tmp_path / "witness").exists()
 
 
+@fault(
+    "a pickle that timm would read, in `cnnzoo.create_model`",
+    "the right weights or an error; the pickle is not even asked for",
+)
 @pytest.mark.parametrize("gone", [False, True])
 @pytest.mark.parametrize(
     "lures", [dict(), dict(hf_hub_filename="pytorch_model.bin", custom_load="hf", url="pytorch_model.bin")]
