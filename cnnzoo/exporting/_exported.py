@@ -103,7 +103,7 @@ def _load_pt2(path: Path) -> Exported:
 
     def run(x: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            outputs = module(torch.tensor(x, device=device))  # a copy: the array may be read-only
+            outputs = module(torch.from_numpy(x if x.flags.writeable else x.copy()).to(device))  # torch wants it writeable
         outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
         return [o.cpu().numpy() for o in outputs]
 
