@@ -80,7 +80,7 @@ def test_cost_is_measured_along_three_axes_and_60000_images_stay_under_2_gb():
         ("model", "resnet_tiny", 1_280, 1), ("model", "resnet_small", 1_280, 1),
     ]  # fmt: skip
     assert 100 < rows[2]["peak_mb"] < 2_000
-    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    assert rows[0]["seconds"] < rows[2]["seconds"]
     for row in rows:
         assert row["images_per_s"] == pytest.approx(row["images"] / row["seconds"], rel=0.02)
 
@@ -143,7 +143,7 @@ def test_inference_is_printed_and_written_with_threads_and_versions(tmp_path, mo
     assert result.exit_code == 0, result.exception
     assert seen == [2] and "2 threads" in result.output and "4,000" in result.output
     found = json.loads(out.read_text())
-    words = bench.forms_markdown(found)
+    words = bench.markdown("infer", found)
     assert "| resnext_small | eager | 94.78 | 1.23 | 2,000 | 4,000 | 1.00 |" in words
     assert f"torch {torch.__version__}" in words and "onnxruntime" in words and "2 threads" in words
 

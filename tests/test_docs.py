@@ -1,5 +1,6 @@
 """The README is true: its blocks run, its table is generated."""
 
+import functools
 import json
 import os
 import re
@@ -30,8 +31,9 @@ SHELL = [
     if line and not line.startswith(("#", "pip install"))
 ]
 MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
-SPEED_MARKS = ("<!-- speed: generated -->", "<!-- end of speed -->")
-SPEED = Path(__file__).with_name("bench_infer.json")  # cnnzoo bench infer --out tests/bench_infer.json writes it
+SPEED_MARKS = {  # `cnnzoo bench KIND --out tests/bench_KIND.json` writes what stands between them
+    kind: (f"<!-- bench {kind}: generated -->", f"<!-- end of bench {kind} -->") for kind in bench.TABLES
+}
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
 
@@ -116,13 +118,17 @@ def fault_table() -> str:
     )
 
 
-def speed_table() -> str:
-    """What inference takes, of the last run that was kept; nothing before the first."""
-    return bench.forms_markdown(json.loads(SPEED.read_text(encoding="utf-8"))) if SPEED.is_file() else ""
+def speed_table(kind: str) -> str:
+    """The tables of the benchmark's last run that was kept."""
+    found = (Path(__file__).parent / f"bench_{kind}.json").read_text(encoding="utf-8")
+    return f"\n{bench.markdown(kind, json.loads(found))}\n"
 
 
 @pytest.mark.parametrize(
-    ("marks", "table"), [(MARKS, results_table), (FAULT_MARKS, fault_table), (SPEED_MARKS, speed_table)]
+    ("marks", "table"),
+    [(MARKS, results_table), (FAULT_MARKS, fault_table)]
+    + [(marks, functools.partial(speed_table, kind)) for kind, marks in SPEED_MARKS.items()],
+    ids=["results", "faults", *SPEED_MARKS],
 )
 def test_the_tables_are_what_checkpoints_tests_and_measurements_say(request, marks, table):
     text = README.read_text(encoding="utf-8")

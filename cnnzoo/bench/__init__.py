@@ -3,20 +3,12 @@
 `cnnzoo bench train`, `cnnzoo bench scaling` and `cnnzoo bench infer` print them as tables and write JSON.
 """
 
-from ._infer import FORMS, forms, forms_markdown, forms_table, where
+from ._infer import FORMS, forms
 from ._scaling import scaling
+from ._tables import TABLES, Table, markdown, where
 from ._timing import machine
 from ._train import cold_starts, loops, switches
 
 __all__ = [
-    "FORMS",
-    "cold_starts",
-    "forms",
-    "forms_markdown",
-    "forms_table",
-    "loops",
-    "machine",
-    "scaling",
-    "switches",
-    "where",
-]
+    "FORMS", "TABLES", "Table", "cold_starts", "forms", "loops", "machine", "markdown", "scaling", "switches", "where",
+]  # fmt: skip

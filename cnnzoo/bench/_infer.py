@@ -72,40 +72,6 @@ def forms(
     return rows
 
 
-def forms_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The header and the cells of what `forms` returned, or of what was read from its JSON."""
-    header = [
-        "model",
-        "form",
-        "test top-1",
-        "ms at batch 1",
-        *(f"images/s at {b}" for b in rows[0]["images_per_s"]),
-        "times",
-    ]
-    cells = [
-        [
-            r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}",
-            "-" if r["latency_ms"] is None else f"{r['latency_ms']:.2f}", *(f"{n:,}" for n in r["images_per_s"].values()),
-            f"{r['times']:.2f}",
-        ]
-        for r in rows
-    ]  # fmt: skip
-    return header, cells
-
-
-def forms_markdown(found: dict[str, Any]) -> str:
-    """What `cnnzoo bench infer` wrote, as a table for the README, with machine, versions and command above it."""
-    header, cells = forms_table(found["rows"])
-    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *cells]
-    return f"{where(found)}, by `{found['command']}`:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def where(found: dict[str, Any]) -> str:
-    """The machine and the versions of a measurement, in words."""
-    packages = ("python", "torch", "torchvision", "timm", "onnxruntime")
-    return f"{found['hardware']}; " + ", ".join(f"{name} {found[name]}" for name in packages if name in found)
-
-
 def _top1(call: Callable[[Tensor], Tensor], split: data.Split) -> float:
     answers = torch.cat([call(part).argmax(1) for part in split.images.split(500)])
     return round(100 * (answers == split.labels).double().mean().item(), 2)

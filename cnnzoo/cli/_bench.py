@@ -1,8 +1,8 @@
 """`cnnzoo bench KIND`."""
 
 import json
-import statistics
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,34 +36,7 @@ def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as
     found["cold_starts"] = (
         bench.cold_starts(data_dir or data.default_data_dir(), _COLD, tuple(range(seeds))) if seeds else []
     )
-    write_json(Path(out), found)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    click.echo(f"{found['hardware']}, torch {found['torch']}\n\nOne epoch of lenet_d2l, 60,000 images at batch 128, fp32:\n")
-    table(
-        ["loop", "seconds", "times"],
-        [[r["loop"], f"{r['seconds']:.1f}", f"{r.get('times', 1):.1f}"] for r in found["loops"]],
-    )
-    click.echo("\nTraining resnext_small, batch 128:\n")
-    table(
-        ["switch", "images/s", "times"],
-        [[r["switch"], f"{r['images_per_s']:,}", f"{r['times']:.2f}"] for r in found["switches"]],
-    )
-    if seeds:
-        click.echo(f"\nFrom a cold start, the mean of {seeds} seeds:\n")
-        table(
-            ["goal", "seconds", "test top-1", "with flip TTA", "command"],
-            [
-                [
-                    r["name"],
-                    *(_spread(r[k], digits) for k, digits in (("seconds", 0), ("top1", 2), ("top1_tta", 2))),
-                    r["command"],
-                ]
-                for r in found["cold_starts"]
-            ],
-        )
-    click.echo(f"\nWritten to {out}.")
+    _show("train", found, out, as_json)
 
 
 @bench.command("scaling")
@@ -74,18 +47,7 @@ def scaling(out: str, as_json: bool) -> None:
     from .. import bench
 
     found = dict(bench.machine(), rows=bench.scaling())
-    write_json(Path(out), found)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    click.echo(f"{found['hardware']}, torch {found['torch']}; one epoch of the recipe standard, synthetic images\n")
-    rows = [
-        [r["axis"], r["model"], f"{r['images']:,}", str(r["processes"]), f"{r['seconds']:.1f}"]
-        + [f"{r['images_per_s']:,}", f"{r['gmacs_per_s']:.0f}", f"{r['peak_mb']:,}"]
-        for r in found["rows"]
-    ]
-    table(["growing", "model", "images", "processes", "seconds", "images/s", "G MACs/s", "peak MB"], rows)
-    click.echo(f"\nWritten to {out}.")
+    _show("scaling", found, out, as_json)
 
 
 @bench.command("infer")
@@ -103,18 +65,21 @@ def infer(model: str, out: str, threads: int | None, data_dir: str | None, as_js
     if threads:
         torch.set_num_threads(threads)
     found = dict(bench.machine(), rows=bench.forms(model, data_dir=data_dir))
+    _show("infer", found, out, as_json)
+
+
+def _show(kind: str, found: dict[str, Any], out: str, as_json: bool) -> None:
+    from .. import bench
+
     write_json(Path(out), found)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"{bench.where(found)}; raw 1x28x28 pixels to probabilities\n")
-    table(*bench.forms_table(found["rows"]))
+    click.echo(bench.where(found))
+    for caption, header, cells in bench.TABLES[kind](found):
+        click.echo(f"\n{caption}:\n")
+        table(header, cells)
     click.echo(f"\nWritten to {out}.")
-
-
-def _spread(values: list[float], digits: int) -> str:
-    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{std}"
 
 
 COMMANDS = (bench,)

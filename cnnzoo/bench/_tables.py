@@ -1,0 +1,93 @@
+"""What the benchmarks found, as tables: aligned on the screen, in Markdown in the README."""
+
+import statistics
+from typing import Any, NamedTuple
+
+
+class Table(NamedTuple):
+    """A caption, the names of the columns, and a list of cells per row."""
+
+    caption: str
+    header: list[str]
+    cells: list[list[str]]
+
+
+def train_tables(found: dict[str, Any]) -> list[Table]:
+    """Of what `cnnzoo bench train` wrote."""
+    loops = [[r["loop"], f"{r['seconds']:.1f}", f"{r.get('times', 1):.1f}"] for r in found["loops"]]
+    switches = [[r["switch"], f"{r['images_per_s']:,}", f"{r['times']:.2f}"] for r in found["switches"]]
+    made = [
+        Table("One epoch of lenet_d2l, 60,000 images at batch 128, fp32", ["loop", "seconds", "times"], loops),
+        Table("Training resnext_small at batch 128", ["switch", "images/s", "times"], switches),
+    ]
+    if not found["cold_starts"]:
+        return made
+    runs = len(found["cold_starts"][0]["seconds"])
+    rows = [
+        [r["name"], _spread(r["seconds"], 0), _spread(r["top1"], 2), _spread(r["top1_tta"], 2), r["command"]]
+        for r in found["cold_starts"]
+    ]
+    header = ["goal", "seconds", "test top-1", "with flip TTA", "command"]
+    return [
+        *made,
+        Table(f"From a cold start, imports and the reading of data and test set included ({_seeds(runs)})", header, rows),
+    ]
+
+
+def scaling_tables(found: dict[str, Any]) -> list[Table]:
+    """Of what `cnnzoo bench scaling` wrote."""
+    rows = [
+        [
+            r["axis"], r["model"], f"{r['images']:,}", str(r["processes"]), f"{r['seconds']:.1f}", f"{r['images_per_s']:,}",
+            f"{r['gmacs_per_s']:.0f}", f"{r['peak_mb']:,}",
+        ]
+        for r in found["rows"]
+    ]  # fmt: skip
+    header = ["growing", "model", "images", "processes", "seconds", "images/s", "G MACs/s", "peak MB"]
+    return [Table("One epoch of the recipe standard, on synthetic images", header, rows)]
+
+
+def infer_tables(found: dict[str, Any]) -> list[Table]:
+    """Of what `cnnzoo bench infer` wrote."""
+    rows = found["rows"]
+    cells = [
+        [
+            r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}",
+            "-" if r["latency_ms"] is None else f"{r['latency_ms']:.2f}", *(f"{n:,}" for n in r["images_per_s"].values()),
+            f"{r['times']:.2f}",
+        ]
+        for r in rows
+    ]  # fmt: skip
+    speeds = [f"images/s at {batch}" for batch in rows[0]["images_per_s"]]
+    return [
+        Table(
+            "Raw 1x28x28 pixels to probabilities", ["model", "form", "test top-1", "ms at batch 1", *speeds, "times"], cells
+        )
+    ]
+
+
+TABLES = dict(train=train_tables, scaling=scaling_tables, infer=infer_tables)
+
+
+def where(found: dict[str, Any]) -> str:
+    """The machine and the versions of a measurement, in words."""
+    packages = ("python", "torch", "torchvision", "timm", "onnxruntime")
+    return f"{found['hardware']}; " + ", ".join(f"{name} {found[name]}" for name in packages if name in found)
+
+
+def markdown(kind: str, found: dict[str, Any]) -> str:
+    """What `cnnzoo bench KIND` wrote, for the README, with machine, versions and command above it."""
+    parts = [f"{where(found)}, by `{found['command']}`."]
+    for caption, header, cells in TABLES[kind](found):
+        lines = [header, ["---"] * len(header), *cells]
+        parts.append(f"{caption}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{std}"
+
+
+def _seeds(runs: int) -> str:
+    return "one run" if runs == 1 else f"mean ± standard deviation of {runs} seeds"
