@@ -31,8 +31,10 @@ SHELL = [
     if line and not line.startswith(("#", "pip install"))
 ]
 MARKS = ("<!-- results: generated -->", "<!-- end of results -->")
-SPEED_MARKS = {  # `cnnzoo bench KIND --out tests/bench_KIND.json` writes what stands between them
-    kind: (f"<!-- bench {kind}: generated -->", f"<!-- end of bench {kind} -->") for kind in bench.TABLES
+SPEED_MARKS = {  # of the runs that were kept: `cnnzoo bench KIND --out tests/bench_KIND.json` makes what stands between them
+    kind: (f"<!-- bench {kind}: generated -->", f"<!-- end of bench {kind} -->")
+    for kind in bench.TABLES
+    if (ROOT / "tests" / f"bench_{kind}.json").is_file()
 }
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
