@@ -15,6 +15,7 @@ from .data import Split, create_transform, normalize, open_image, photo_steps, r
 from .errors import InputError
 from .memory import keep_memory
 
+BATCH = 250  # images per forward pass; with 500 the activations of a small model are too large for the caches
 _CHUNK = 256  # images that predict holds as tensors at a time
 
 
@@ -54,7 +55,7 @@ def predict_logits(
     split: Split,
     *,
     tta: bool = False,
-    batch_size: int = 500,
+    batch_size: int = BATCH,
     image_size: tuple[int, int] | None = None,
 ) -> Tensor:
     """The model's outputs for every image of a split, in order, in fp32.
@@ -84,9 +85,14 @@ def predict_logits(
             x = resize(normalize(images, split.info.mean, split.info.std), image_size)
             logits = model(x).float()
             if tta:
-                logits = (logits.log_softmax(1) + model(x.flip(3)).float().log_softmax(1)) / 2
+                logits = averaged(logits, model(x.flip(3)).float())
             outputs.append(logits.cpu())
     return torch.cat(outputs)
+
+
+def averaged(logits: Tensor, mirrored: Tensor) -> Tensor:
+    """The mean of the log-probabilities of images and of their mirror images, `(N, K)` each (flip TTA)."""
+    return (logits.log_softmax(1) + mirrored.log_softmax(1)) / 2
 
 
 def measure(logits: Tensor, labels: Tensor) -> Metrics:
@@ -132,7 +138,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return round(log_t.exp().item(), 4)
 
 
-def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = 500) -> Metrics:
+def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = BATCH) -> Metrics:
     """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments.
 
     A model whose checkpoint, or whose head, is for images of another size gets them scaled to it.

@@ -9,6 +9,7 @@ import torch
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
+from cnnzoo import data
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
 from cnnzoo.train import _parts
@@ -25,6 +26,20 @@ def test_every_recipe_trains_or_says_what_image_size_to_use(name, model, tmp_pat
         return
     metrics = run(recipe, tmp_path / "run", miniature)
     assert metrics["macs"] == cnnzoo.info(model)["macs"]  # at the size that the model is made for
+
+
+def test_whitening_filters_answer_patches_with_unrelated_unit_variances(recipe, tiny_split):
+    model = _parts.make_model(override(recipe, model="vgg_small", whiten=True), tiny_split)
+    images = data.normalize(tiny_split.images, tiny_split.info.mean, tiny_split.info.std)
+    answers = torch.nn.functional.conv2d(images, model.stem[0].conv.weight[:18]).transpose(0, 1).flatten(1)
+    covariance = answers[:9] @ answers[:9].T / answers.shape[1]
+    assert torch.allclose(covariance, torch.eye(9), atol=0.05)
+    assert torch.allclose(answers[9:], -answers[:9], atol=1e-3)
+
+
+def test_whitening_pretrained_weights_is_refused(recipe):
+    with pytest.raises(CnnzooError, match="Leave one of them out"):
+        override(recipe, whiten=True, pretrained=True)
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw", "muon", "lamb"])

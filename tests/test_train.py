@@ -47,6 +47,16 @@ def test_the_weights_saved_are_the_ones_measured(recipe, tmp_path, miniature):
     assert evaluate.evaluate(model, split).loss == metrics["loss"]
 
 
+def test_a_step_leaves_nothing_behind_for_accelerators_that_are_not_there(recipe, tmp_path, miniature):
+    """`torch.manual_seed` notes its calls for devices that have not been started, and keeps each."""
+    if torch.cuda.is_initialized():
+        pytest.skip("CUDA has been started here, so nothing is noted for later")
+    run(recipe, tmp_path / "run", miniature)
+    before = len(torch.cuda._queued_calls)
+    run(override(recipe, epochs=9), tmp_path / "longer", miniature)
+    assert len(torch.cuda._queued_calls) - before < 9  # some for the run, none for its 45 steps
+
+
 def test_training_learns(recipe, tmp_path, miniature):
     """Forty images by heart: the loss falls well below that of guessing."""
     plain = override(recipe, epochs=40, label_smoothing=0.0, flip=False, shift=0, cutout=0, lr=0.05, weight_decay=0.0)
@@ -164,8 +174,10 @@ def test_a_folder_that_cannot_be_made_is_an_error(recipe, tmp_path, miniature):
         run(recipe, tmp_path / "file" / "run", miniature)
 
 
-def test_images_grow_from_start_size_and_are_whole_for_the_last_two_fifths(recipe):
+def test_images_grow_from_start_size_and_are_whole_from_grown_at_on(recipe):
     grown = override(recipe, epochs=10, start_size=16)
+    later = [override(grown, grown_at=0.75).size_at(epoch, (28, 28)) for epoch in range(10)]
+    assert [s == (28, 28) for s in later] == [False] * 8 + [True] * 2
     sizes = [grown.size_at(epoch, (28, 28)) for epoch in range(10)]
     assert sizes[0] == (16, 16)
     assert sizes == sorted(sizes)

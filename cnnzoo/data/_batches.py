@@ -14,7 +14,7 @@ def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """uint8 `(B, C, H, W)` to float32, scaled to [0, 1], then minus `mean`, divided by `std`."""
     shift = torch.tensor(mean, device=images.device).view(-1, 1, 1)
     scale = torch.tensor(std, device=images.device).view(-1, 1, 1)
-    return (images.float() / 255 - shift) / scale
+    return images.to(torch.float32, copy=True).div_(255).sub_(shift).div_(scale)
 
 
 def resize(images: Tensor, size: tuple[int, int] | None) -> Tensor:

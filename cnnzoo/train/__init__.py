@@ -37,6 +37,7 @@ from ._parts import (
     make_model,
     make_optimizer,
     read_size,
+    seed_device,
 )
 from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
 
@@ -152,7 +153,7 @@ def _open_folder(run: Run, resume: bool) -> None:
 
 def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split) -> Run:
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe, split.info).to(accelerator.device, memory_format=torch.channels_last)
+    model = make_model(recipe, split).to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for accelerators only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
@@ -160,7 +161,9 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
     updates = len(split) // recipe.batch_size
     schedule = Schedule(recipe, optimizer, updates)
     loss = Loss(recipe, load_teachers(recipe, split.info, holdout)).to(accelerator.device)
-    forward, optimizer = accelerator.prepare(model, optimizer)
+    # The optimiser stays as it is: accelerate's wrapper scales the gradients of fp16, which we have none of, and looks for
+    # a package on disk at every step.
+    forward = accelerator.prepare(model)
     if recipe.compile:
         # Each size of progressive resizing is compiled for itself.
         torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
@@ -239,7 +242,7 @@ def _update(run: Run, update: int, images: Tensor, labels: Tensor) -> Tensor:
     """One step of the optimiser on this process's part of a batch; returns the loss."""
     recipe, accelerator = run.recipe, run.accelerator
     # Dropout depends on seed, update and process alone, so a resumed run goes on as it would have.
-    torch.manual_seed((recipe.seed * 1_000_003 + update) * 4_099 + accelerator.process_index)
+    seed_device((recipe.seed * 1_000_003 + update) * 4_099 + accelerator.process_index, accelerator.device)
     run.schedule.set(update)
     pieces = list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True))
     losses = []
@@ -338,13 +341,13 @@ def _load(run: Run) -> None:
 # -- the end -------------------------------------------------------------------------------------------------------------
 
 
-def _gathered_logits(run: Run, model: nn.Module, judge: data.Split, tta: bool = False) -> Tensor:
+def _gathered_logits(run: Run, model: nn.Module, judge: data.Split) -> Tensor:
     """Outputs for every image of a split, each computed by one process, `(N, K)`."""
     rank, world = run.accelerator.process_index, run.accelerator.num_processes
-    how = dict(tta=tta, image_size=run.recipe.full_size(judge.info.image_size[1:]))
+    size = run.recipe.full_size(judge.info.image_size[1:])
     if world == 1:
-        return evaluate.predict_logits(model, judge, **how)
-    mine = evaluate.predict_logits(model, judge[rank::world], **how) if rank < len(judge) else None
+        return evaluate.predict_logits(model, judge, image_size=size)
+    mine = evaluate.predict_logits(model, judge[rank::world], image_size=size) if rank < len(judge) else None
     logits = torch.empty(len(judge), run.model.num_classes)
     for other, part in gather_object([(rank, mine)]):
         if part is not None:
@@ -354,14 +357,14 @@ def _gathered_logits(run: Run, model: nn.Module, judge: data.Split, tta: bool = 
 
 def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
     """Writes the weights, then reads the judging split once."""
-    model = run.best_weights.to(memory_format=torch.contiguous_format)
+    model = run.best_weights
     weights = run.out / checkpoints.WEIGHTS
     if run.accelerator.is_main_process:
         with atomic(weights) as temporary:
             state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
             save_file(state, temporary, metadata=dict(format="pt"))
     logits = _gathered_logits(run, model, judge)
-    mirrored = _gathered_logits(run, model, judge, tta=True)
+    mirrored = _gathered_logits(run, model, dataclasses.replace(judge, images=judge.images.flip(3)))
     if not run.accelerator.is_main_process:
         return {}
     measured = evaluate.measure(logits, judge.labels)
@@ -372,7 +375,7 @@ def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
         dataset=run.recipe.dataset,
         split="holdout" if run.holdout else "test",
         top1=measured.top1,
-        top1_tta=evaluate.measure(mirrored, judge.labels).top1,
+        top1_tta=evaluate.measure(evaluate.averaged(logits, mirrored), judge.labels).top1,
         loss=measured.loss,
         ece=measured.ece,
         per_class=measured.per_class,

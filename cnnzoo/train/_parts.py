@@ -70,12 +70,13 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
         )
 
 
-def make_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
-    """The model with the data set's channels and classes; where asked with weights, and with a frozen backbone.
+def make_model(recipe: Recipe, split: data.Split) -> nn.Module:
+    """The model with the data set's channels and classes; where asked with weights, whitened, and with a frozen backbone.
 
     Raises:
         CnnzooError: The model cannot take the data set's images.
     """
+    info = split.info
     model = registry.create_model(
         recipe.model,
         pretrained=recipe.pretrained,
@@ -85,6 +86,8 @@ def make_model(recipe: Recipe, info: DatasetInfo) -> nn.Module:
         drop_path_rate=recipe.drop_path_rate or None,
     )
     _check_sizes(recipe, model, info)
+    if recipe.whiten:
+        whiten(model, split)
     if recipe.freeze:
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
@@ -101,6 +104,33 @@ def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
                 f"{recipe.model} would get images of {height}x{width} pixels, and takes {least[0]}x{least[1]} "
                 f"{'only' if model.fixed_size else 'or more'}. {advice}."
             )
+
+
+def whiten(model: nn.Module, split: data.Split) -> None:
+    """Starts the first convolution with filters that whiten patches of the images (Jordan, 2024, arXiv:2404.00498).
+
+    The filters are the principal directions of the patches, those of least variance first, scaled so that each answers
+    with variance 1; then the same with the sign turned, as a ReLU keeps one half of each. Those that are left over, if
+    the convolution has more, stay as they are.
+
+    Args:
+        model: Its first convolution must have one group.
+        split: The first thousand images are looked at.
+
+    Raises:
+        CnnzooError: There is no such convolution.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None or first.groups != 1:
+        raise CnnzooError(f"whiten was given for {type(model).__name__}, whose first layer cannot do it. Leave it out.")
+    images = data.normalize(split.images[:1000].cpu(), split.info.mean, split.info.std)
+    # (B, C k k, L) -> (B L, C k k)
+    patches = F.unfold(images, first.kernel_size).transpose(1, 2).flatten(0, 1)
+    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (directions / variances.clamp(min=1e-2).sqrt()).T  # (C k k, C k k), a filter per row
+    filters = torch.cat([filters, -filters])[: first.out_channels]
+    with torch.no_grad():
+        first.weight[: len(filters)] = filters.view(-1, *first.weight.shape[1:]).to(first.weight)
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -122,6 +152,18 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     if recipe.layer_decay != 1:
         extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
     return create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seeds the generator that dropout on `device` draws from.
+
+    `torch.manual_seed` would also note the call for every kind of accelerator that has not been started, with a traceback
+    each: too slow for every step, and memory that is never given back.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class Schedule:
