@@ -155,11 +155,12 @@ def override(recipe: Recipe, **fields: Any) -> Recipe:
 
 
 def standard(model: str) -> Recipe:
-    """The recipe of the published weights: SGD, cosine, flip, shift, cutout, EMA, 30 epochs.
+    """The recipe of most published weights: SGD, cosine, flip, shift, cutout, EMA, 30 epochs, of which the first 22 see
+    smaller images, which saves a quarter of the time.
 
     Command: `cnnzoo train resnext_small --out runs/resnext_small`. README says what it gives and how long it takes.
     """
-    return Recipe(model=model)
+    return Recipe(model=model, start_size=_start_size(model), grown_at=0.75)
 
 
 def best(model: str) -> Recipe:

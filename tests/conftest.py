@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 (the environment comes first)
 
+import copy
 import os
 import socket
 import tempfile
@@ -31,9 +32,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import TINY, write_miniature
+from contract_models import create
+from helpers import MODELS, TINY, write_miniature
 from hypothesis import HealthCheck, settings
 from loopback_hub import LoopbackHub
+from torch import nn
 
 from cnnzoo import data, datasets
 from cnnzoo.recipes import Recipe
@@ -173,3 +176,25 @@ def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, da
 def recipe() -> Recipe:
     """A run of seconds on the data set of `miniature`."""
     return Recipe(model="lenet_tiny", **TINY)
+
+
+# -- the contract's models -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def shared(request: pytest.FixtureRequest) -> nn.Module:
+    """Each model of the zoo in turn; a test must leave it as it is."""
+    model = create(request.param)
+    model.zoo_name = request.param
+    return model
+
+
+@pytest.fixture(scope="module")
+def name(shared: nn.Module) -> str:
+    return shared.zoo_name
+
+
+@pytest.fixture
+def model(shared: nn.Module) -> nn.Module:
+    """A copy that the test may change."""
+    return copy.deepcopy(shared)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+CONTRACT = (TESTS / "test_contract.py", TESTS / "test_contract_features.py")
 README = (TESTS.parent / "README.md").read_text(encoding="utf-8")
 
 # Loaded before the tests look at the registry, as an import in cnnzoo/models/__init__.py would be.
@@ -31,7 +32,7 @@ def run_contract(tmp_path: Path, family: str) -> tuple[int, str]:
     (tmp_path / "with_separable.py").write_text(PLUGIN.format(path=str(tmp_path / "separable.py")))
     paths = [str(tmp_path), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "pytest", "-p", "with_separable", "-p", "no:cacheprovider", "-n", "0"]
-    command += [str(TESTS / "test_contract.py"), str(TESTS / "test_budgets.py"), "-k", "separable_tiny"]
+    command += [*map(str, CONTRACT), str(TESTS / "test_budgets.py"), "-k", "separable_tiny"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     run = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     return run.returncode, run.stdout + run.stderr
@@ -47,7 +48,7 @@ def family() -> str:
 def test_the_readmes_family_passes_the_contract(tmp_path, family):
     code, output = run_contract(tmp_path, family)
     assert code == 0, output
-    contract = (TESTS / "test_contract.py").read_text()
+    contract = "".join(path.read_text() for path in CONTRACT)
     assert output.count(".") > contract.count("\ndef test_") / 2, output  # most clauses are per model, and ran
 
 

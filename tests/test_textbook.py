@@ -12,7 +12,9 @@ import torch
 from helpers import MODELS
 from torch import nn
 
+import cnnzoo
 from cnnzoo.layers import ResNeXtBlock
+from cnnzoo.summary import layer_summary
 
 # Name: input, parameters, {layer: shape}. "" is the whole model; a size alone is that of a flat layer.
 BOOK = {
@@ -204,3 +206,73 @@ def test_the_regnet_of_the_book_follows_from_the_rule_of_the_paper():
     model = timm.create_model("regnetx32_d2l", device="meta")
     assert [(stage.num_chs, len(stage)) for stage in model.stages] == [(32, 4), (80, 6)]
     assert {m.in_channels // m.groups for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1} == {16}
+
+
+# -- the textbook's lines -------------------------------------------------------------------------------------------------
+
+LENET = [
+    ("Conv2d", (6, 28, 28)),
+    ("Sigmoid", (6, 28, 28)),
+    ("AvgPool2d", (6, 14, 14)),
+    ("Conv2d", (16, 10, 10)),
+    ("Sigmoid", (16, 10, 10)),
+    ("AvgPool2d", (16, 5, 5)),
+    ("Flatten", (400,)),
+    ("Linear", (120,)),
+    ("Sigmoid", (120,)),
+    ("Linear", (84,)),
+    ("Sigmoid", (84,)),
+    ("Linear", (10,)),
+]
+VGG_BLOCKS = [(64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)]
+VGG_HEAD = (
+    [("Flatten", (25088,))]
+    + [(kind, (4096,)) for kind in ("Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout")]
+    + [("Linear", (10,))]
+)
+
+
+def vgg_block(convs: int, in_chs: int, out_chs: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for i in range(convs):
+        layers += [nn.Conv2d(out_chs if i else in_chs, out_chs, 3, padding=1), nn.ReLU()]
+    return [*layers, nn.MaxPool2d(2)]
+
+
+VGG11 = ((1, 1, 64), (1, 64, 128), (2, 128, 256), (2, 256, 512), (2, 512, 512))
+
+
+def test_the_lines_of_lenet_are_the_textbooks_for_the_zoos_and_for_a_plain_one():
+    plain = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, 10),
+    )  # fmt: skip
+    assert layer_summary(plain, (1, 28, 28)) == LENET
+    assert layer_summary(cnnzoo.create_model("lenet_d2l"), (1, 28, 28)) == LENET
+
+
+def test_the_lines_of_vgg11_are_the_textbooks_for_the_zoos_form_and_for_a_plain_one():
+    with torch.device("meta"):
+        blocks = [nn.Sequential(*vgg_block(*row)) for row in VGG11]
+        hidden = [nn.Linear(25088, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout()]
+        plain = nn.Sequential(*blocks, nn.Flatten(), *hidden, nn.Linear(4096, 10))
+    zoo = cnnzoo.create_model("vgg11_d2l", device="meta")
+    wrapped = nn.Module()  # as the textbook's classes hold their `net`
+    wrapped.net = plain
+    wrapped.forward = plain.__call__
+    for model, block in ((plain, "Sequential"), (wrapped, "Sequential"), (zoo, "Stage")):
+        assert layer_summary(model, (1, 224, 224)) == [(block, shape) for shape in VGG_BLOCKS] + VGG_HEAD
+
+
+def test_the_lines_of_resnet18_are_its_stages_and_its_head():
+    assert layer_summary(cnnzoo.create_model("resnet18_d2l", device="meta").eval(), (1, 96, 96)) == [
+        ("Stage", (64, 24, 24)),
+        ("Stage", (64, 24, 24)),
+        ("Stage", (128, 12, 12)),
+        ("Stage", (256, 6, 6)),
+        ("Stage", (512, 3, 3)),
+        ("AdaptiveAvgPool2d", (512, 1, 1)),
+        ("Flatten", (512,)),
+        ("Linear", (10,)),
+    ]

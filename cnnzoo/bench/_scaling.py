@@ -26,7 +26,7 @@ _MODELS = ("resnet_tiny", "resnet_small", "resnet_base")
 
 
 def scaling(*, images: int = _IMAGES, few: int = _FEW, models: tuple[str, ...] = _MODELS) -> list[dict[str, Any]]:
-    """One epoch of `standard` on synthetic images, each in fresh processes: 1, 2 and 4 times as many images, 1 and 2
+    """One epoch of `standard` on whole synthetic images, each in fresh processes: 1, 2 and 4 times as many images, 1 and 2
     processes of one thread each, and models of growing size.
 
     Args:
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
     pixels = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=generator)
     split = Split(pixels, torch.randint(0, 10, (images,), generator=generator), FASHION_MNIST)
     with served(split, split[:1000]):
-        train.train(get_recipe("standard", model, epochs=1), out.parent / "run", device="cpu")
+        train.train(get_recipe("standard", model, epochs=1, start_size=0), out.parent / "run", device="cpu")
     if int(os.environ.get("RANK", "0")):
         return
     line = json.loads((out.parent / "run" / "metrics.jsonl").read_text())

@@ -35,7 +35,7 @@ _SWITCHES = (
 
 
 def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[dict[str, Any]]:
-    """One epoch of `model` at batch 128: a plain loop as a textbook has it, and ours with the same arithmetic.
+    """One epoch of `model` at batch 128: a plain loop as a textbook has it, and ours, with the same arithmetic and in bf16.
 
     The plain loop takes each image from torchvision's data set through PIL and `ToTensor`, with and without worker
     processes, in fp32. Ours is `train.train` with the recipe `textbook`. Both keep loss and accuracy. They take turns, so
@@ -47,20 +47,21 @@ def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[d
         repeats: Epochs of each.
 
     Returns:
-        A row each with `loop` and `seconds`, the median; ours also with `times`, how many times faster it is than the
+        A row each with `loop` and `seconds`, the median; ours also with `times`, how many times faster they are than the
         faster plain one.
     """
     contenders: dict[str, Callable[[], float]] = {
         "DataLoader, no workers": lambda: _plain_epoch(split, model, 0),
         "DataLoader, 2 workers": lambda: _plain_epoch(split, model, 2),
-        "cnnzoo, recipe textbook": lambda: _our_epoch(split, model),
+        "cnnzoo, recipe textbook": lambda: _our_epoch(split, model, "no"),
+        "cnnzoo, the same in bf16": lambda: _our_epoch(split, model, "bf16"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for name, epoch in tqdm([*contenders.items()] * repeats, desc="loops", leave=False, disable=None):
         seconds[name].append(epoch())
     rows: list[dict[str, Any]] = [dict(loop=n, seconds=round(statistics.median(v), 2)) for n, v in seconds.items()]
-    rows[-1]["times"] = round(min(row["seconds"] for row in rows[:-1]) / rows[-1]["seconds"], 2)
-    return rows
+    plain = min(row["seconds"] for row in rows[:2])
+    return rows[:2] + [dict(row, times=round(plain / row["seconds"], 2)) for row in rows[2:]]
 
 
 class _InMemory(FashionMNIST):
@@ -88,9 +89,9 @@ def _plain_epoch(split: Split, model: str, workers: int) -> float:
     return time.perf_counter() - began
 
 
-def _our_epoch(split: Split, model: str) -> float:
+def _our_epoch(split: Split, model: str, amp: str) -> float:
     with tempfile.TemporaryDirectory() as folder, served(split, split[:1]):
-        recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1)
+        recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1, amp=amp)
         train.train(recipe, Path(folder) / "run", device="cpu")
         return json.loads((Path(folder) / "run" / "metrics.jsonl").read_text())["seconds"]
 

@@ -1,0 +1,222 @@
+"""The contract of a timm model, continued from test_contract.py: feature maps, training, tracing, bad input."""
+
+import copy
+import re
+
+import pytest
+import timm
+import torch
+from contract_models import batch_for, create, need_numbers
+from helpers import assert_same, images, native_size
+from timm.models import group_parameters
+from torch import nn
+
+from cnnzoo.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+
+
+# -- feature maps --------------------------------------------------------------------------------------------------------
+
+
+def level_indices(model: nn.Module) -> list[list[int]]:
+    last = len(model.feature_info) - 1
+    return [[0], [last], [-1], [-2, -1], [0, -1], list(range(last + 1))]
+
+
+def test_there_are_three_levels_or_more_and_they_only_shrink(model):
+    assert len(model.feature_info) >= 3
+    reductions = [level["reduction"] for level in model.feature_info]
+    assert reductions == sorted(reductions)
+    assert model.feature_info[-1]["num_chs"] == model.num_features
+    for level in model.feature_info:
+        model.get_submodule(level["module"])
+
+
+def test_forward_intermediates_gives_what_feature_info_promises(model, name):
+    x = batch_for(model, name)
+    final, maps = model.forward_intermediates(x)
+    assert_same(final, model.forward_features(x))
+    assert len(maps) == len(model.feature_info)
+    for level, out in zip(model.feature_info, maps, strict=True):
+        assert out.shape[:2] == (2, level["num_chs"])
+        for pixels, given_pixels in zip(out.shape[2:], x.shape[2:], strict=True):
+            assert given_pixels / (2 * level["reduction"]) < pixels <= -(-given_pixels // level["reduction"]) + 1
+    assert_same(maps[-1], final)
+
+
+def test_forward_intermediates_takes_positive_and_negative_levels(model, name):
+    x = batch_for(model, name)
+    every = model.forward_intermediates(x, intermediates_only=True)
+    for indices in level_indices(model):
+        for early in (False, True):
+            maps = model.forward_intermediates(x, indices, stop_early=early, intermediates_only=True)
+            assert len(maps) == len(indices)
+            for i, out in zip(indices, maps, strict=True):
+                assert_same(out, every[i])
+
+
+def test_an_int_asks_for_that_many_last_levels(model, name):
+    x = batch_for(model, name)
+    every = model.forward_intermediates(x, intermediates_only=True)
+    maps = model.forward_intermediates(x, 2, intermediates_only=True)
+    assert len(maps) == 2
+    assert_same(maps[0], every[-2])
+    assert_same(maps[1], every[-1])
+
+
+def test_stop_early_does_not_compute_what_comes_after(model, name):
+    ran = []
+    model.stages[-1].register_forward_hook(lambda *_: ran.append(True))
+    x = batch_for(model, name)
+    model.forward_intermediates(x, [0], stop_early=True, intermediates_only=True)
+    assert not ran
+    model.forward_intermediates(x, [0], stop_early=False, intermediates_only=True)
+    assert ran
+
+
+@pytest.mark.parametrize("outside", [99, -99])
+def test_a_level_that_does_not_exist_is_a_value_error_that_lists_the_levels(model, name, outside):
+    with pytest.raises(ValueError, match=rf"{outside}.*levels 0 \(stem\) to {len(model.feature_info) - 1}.*from the end"):
+        model.forward_intermediates(batch_for(model, name), [outside])
+    with pytest.raises(ValueError, match=str(outside)):
+        model.prune_intermediate_layers([outside])
+
+
+def test_another_output_format_is_a_value_error_that_names_the_one(model, name):
+    with pytest.raises(ValueError, match="NLC.*NCHW.*Leave it out"):
+        model.forward_intermediates(batch_for(model, name), output_fmt="NLC")
+
+
+def test_features_only_gives_the_levels_asked_for(shared, name):
+    x = images(name, device="meta")
+    every = timm.create_model(name, device="meta").forward_intermediates(x, intermediates_only=True)
+    for indices in (None, (0, 2), (-1,), (0, -1), (-2, -1)):
+        options = {} if indices is None else dict(out_indices=indices)
+        backbone = timm.create_model(name, device="meta", features_only=True, **options)
+        levels = range(len(every)) if indices is None else [i % len(every) for i in indices]
+        assert backbone.feature_info.channels() == [shared.feature_info[i]["num_chs"] for i in levels]
+        assert backbone.feature_info.reduction() == [shared.feature_info[i]["reduction"] for i in levels]
+        maps = backbone(x)
+        assert len(maps) == len(levels)
+        for i, out in zip(levels, maps, strict=True):
+            assert out.shape == every[i].shape
+
+
+def test_features_only_computes_what_the_model_computes(shared, name):
+    need_numbers(name)
+    backbone = timm.create_model(name, features_only=True)
+    own = {k: v for k, v in shared.state_dict().items() if not k.startswith("head.")}
+    missing = backbone.load_state_dict({f"model.{k}": v for k, v in own.items()}, strict=False).missing_keys
+    assert not missing
+    x = batch_for(shared, name)
+    with torch.no_grad():
+        for out, expected in zip(backbone.eval()(x), shared.forward_intermediates(x, intermediates_only=True), strict=True):
+            assert_same(out, expected)
+
+
+def test_pruning_keeps_the_levels_and_leaves_nothing_unused(shared, name):
+    x = batch_for(shared, name)
+    with torch.no_grad():
+        every = shared.forward_intermediates(x, intermediates_only=True)
+    for i in range(len(every)):
+        pruned = copy.deepcopy(shared)
+        assert pruned.prune_intermediate_layers([i]) == [i]
+        assert_same(pruned.forward_features(x), every[i])
+        assert_same(pruned(x), every[i])
+        assert pruned.num_features == pruned.head_hidden_size == every[i].shape[1]
+        assert pruned.num_classes == 0
+        pruned.train().forward_features(x).sum().backward()
+        assert not [n for n, p in pruned.named_parameters() if p.grad is None]
+
+
+def test_pruning_nothing_away_with_the_head_kept_changes_nothing(model, name):
+    x = batch_for(model, name)
+    expected = model(x)
+    model.prune_intermediate_layers([-1], prune_head=False)
+    assert_same(model(x), expected)
+
+
+def test_a_pruned_model_can_get_a_classifier_again(model, name):
+    model.prune_intermediate_layers([1])
+    model.reset_classifier(7)
+    assert model.global_pool == "avg"
+    assert model(batch_for(model, name)).shape == (2, 7)
+
+
+# -- training, tracing ---------------------------------------------------------------------------------------------------
+
+
+def test_gradient_checkpointing_changes_neither_output_nor_gradients(name):
+    results = []
+    for checkpointing in (False, True):
+        model = create(name)
+        model.set_grad_checkpointing(checkpointing)
+        assert model.grad_checkpointing is checkpointing
+        out = model(batch_for(model, name))
+        out.sum().backward()
+        results.append((out, [p.grad for p in model.parameters()]))
+    assert_same(results[1][0], results[0][0])
+    for with_it, without in zip(results[1][1], results[0][1], strict=True):
+        assert_same(with_it, without)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_the_group_matcher_orders_the_parameters_from_stem_to_head(model, coarse):
+    groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    assert set(groups) == {n for n, _ in model.named_parameters()}
+    assert len(set(groups.values())) > 1
+    depth = {part: [g for n, g in groups.items() if n.startswith(part)] for part in ("stem", "stages", "head")}
+    assert all(g == 0 for g in depth["stem"])
+    assert min(depth["stages"], default=1) >= 1
+    assert min(depth["head"]) >= max(depth["stages"], default=0)
+
+
+def test_layer_decay_gives_the_head_the_full_learning_rate_and_the_stem_the_least(model):
+    from timm.optim import param_groups_layer_decay
+
+    scales = {}
+    named = {id(p): n for n, p in model.named_parameters()}
+    for group in param_groups_layer_decay(model, layer_decay=0.5):
+        for p in group["params"]:
+            scales[named[id(p)]] = group["lr_scale"]
+    assert max(v for k, v in scales.items() if k.startswith("stem")) == min(scales.values()) < 1
+    assert {v for k, v in scales.items() if k.startswith("head.fc")} == {1}
+
+
+def test_torchscript_gives_what_eager_gives(model, name):
+    del model.zoo_name
+    x = batch_for(model, name)
+    with torch.no_grad():
+        assert_same(torch.jit.script(model)(x), model(x))
+
+
+def test_a_symbolic_trace_gives_what_eager_gives(model, name):
+    x = batch_for(model, name)
+    assert_same(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+# -- bad input -----------------------------------------------------------------------------------------------------------
+
+# What is wrong, a batch that has it, and the three things the message must say: given, allowed, what to type.
+BAD = {
+    "wrong_channels": (lambda m, c, h, w: (2, c + 1, h, w), "{c1} channels", "takes {c}", "in_chans={c1}"),
+    "too_small": (lambda m, c, h, w: (2, c, *(s - 1 for s in m.min_size)), "{s1}x{s1}", "{s}x{s}", "create_transform"),
+    "too_small_along_one_axis": (lambda m, c, h, w: (2, c, m.min_size[0], 1), "{s}x1 ", "{s}x{s}", "create_transform"),
+    "empty_batch": (lambda m, c, h, w: (0, c, h, w), "empty batch", "at least one", "Skip"),
+    "three_dimensions": (lambda m, c, h, w: (c, h, w), "3 dimensions", r"\(B, C, H, W\)", r"x\[None\]"),
+    "two_dimensions": (lambda m, c, h, w: (h, w), "2 dimensions", r"\(B, C, H, W\)", r"x\[None\]"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("method", ["forward", "forward_features", "forward_intermediates"])
+def test_bad_input_is_refused_with_what_was_given_what_is_allowed_and_what_to_do(model, name, kind, method):
+    shape_of, *says = BAD[kind]
+    c, h, w = native_size(name)
+    bad = torch.zeros(shape_of(model, c, h, w), device=next(model.parameters()).device)
+    with pytest.raises(InputError) as e:
+        getattr(model, method)(bad)
+    for part in says:
+        pattern = part.format(c=c, c1=c + 1, s=model.min_size[0], s1=model.min_size[0] - 1)
+        assert re.search(pattern, str(e.value)), f"{pattern!r} is not in: {e.value}"
