@@ -38,8 +38,32 @@ def test_whitening_filters_answer_patches_with_unrelated_unit_variances(recipe, 
 
 
 def test_whitening_pretrained_weights_is_refused(recipe):
-    with pytest.raises(CnnzooError, match="Leave one of them out"):
-        override(recipe, whiten=True, pretrained=True)
+    with pytest.raises(CnnzooError, match="--no-whiten"):
+        get_recipe("fast", "vgg_tiny", pretrained=True)
+    assert get_recipe("fast", "vgg_tiny", pretrained=True, whiten=False).pretrained
+
+
+def test_a_narrow_first_layer_gets_the_directions_of_most_variance(tiny_split):
+    conv = torch.nn.Conv2d(1, 3, 3)
+    _parts.whiten(conv, tiny_split)
+    patches = torch.nn.functional.unfold(
+        data.normalize(tiny_split.images, tiny_split.info.mean, tiny_split.info.std), 3
+    ).transpose(1, 2).flatten(0, 1)  # fmt: skip
+    variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches))
+    assert torch.allclose(conv.weight.flatten(1).norm(dim=1) ** -2, variances[-3:], rtol=1e-3)
+
+
+def test_whitening_looks_at_fewer_of_larger_images(tiny_split, monkeypatch):
+    monkeypatch.setattr(_parts, "_WHITEN_PIXELS", 2 * 28 * 28)
+    few, same = torch.nn.Conv2d(1, 3, 3), torch.nn.Conv2d(1, 3, 3)
+    _parts.whiten(few, tiny_split)
+    _parts.whiten(same, tiny_split[:2])
+    assert torch.equal(few.weight, same.weight)
+
+
+def test_a_grouped_first_layer_cannot_be_whitened(tiny_split):
+    with pytest.raises(CnnzooError, match="Leave it out"):
+        _parts.whiten(torch.nn.Conv2d(2, 4, 3, groups=2), tiny_split)
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adamw", "muon", "lamb"])

@@ -22,6 +22,7 @@ from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+_WHITEN_PIXELS = 1000 * 28 * 28  # that `whiten` looks at: each becomes a patch in memory
 
 
 def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out: Path) -> Accelerator:
@@ -109,13 +110,13 @@ def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
 def whiten(model: nn.Module, split: data.Split) -> None:
     """Starts the first convolution with filters that whiten patches of the images (Jordan, 2024, arXiv:2404.00498).
 
-    The filters are the principal directions of the patches, those of least variance first, scaled so that each answers
-    with variance 1; then the same with the sign turned, as a ReLU keeps one half of each. Those that are left over, if
-    the convolution has more, stay as they are.
+    The filters are the principal directions of the patches, scaled so that each answers with variance 1; then the same with
+    the sign turned, as a ReLU keeps one half of each. A convolution with fewer gets the directions of most variance; with
+    more, the rest stays as it is.
 
     Args:
         model: Its first convolution must have one group.
-        split: The first thousand images are looked at.
+        split: Its first images are looked at: a thousand of 28x28, fewer of larger ones.
 
     Raises:
         CnnzooError: There is no such convolution.
@@ -123,11 +124,15 @@ def whiten(model: nn.Module, split: data.Split) -> None:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.groups != 1:
         raise CnnzooError(f"whiten was given for {type(model).__name__}, whose first layer cannot do it. Leave it out.")
-    images = data.normalize(split.images[:1000].cpu(), split.info.mean, split.info.std)
+    height, width = split.images.shape[2:]
+    few = split.images[: max(1, _WHITEN_PIXELS // (height * width))].cpu()
+    images = data.normalize(few, split.info.mean, split.info.std)
     # (B, C k k, L) -> (B L, C k k)
     patches = F.unfold(images, first.kernel_size).transpose(1, 2).flatten(0, 1)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (directions / variances.clamp(min=1e-2).sqrt()).T  # (C k k, C k k), a filter per row
+    filters = (directions / variances.clamp(min=1e-2).sqrt()).T[
+        -first.out_channels :
+    ]  # a filter per row, most variance last
     filters = torch.cat([filters, -filters])[: first.out_channels]
     with torch.no_grad():
         first.weight[: len(filters)] = filters.view(-1, *first.weight.shape[1:]).to(first.weight)
