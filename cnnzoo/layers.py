@@ -35,6 +35,7 @@ class ConvAct(nn.Module):
         padding: Of the convolution; `kernel_size // 2` if None.
         norm: Batch norm in place of the convolution's bias.
         act: `"relu"` or `"sigmoid"`.
+        pool: Side of the max pooling between convolution and norm; 1 for none.
     """
 
     def __init__(
@@ -47,16 +48,18 @@ class ConvAct(nn.Module):
         *,
         norm: bool = True,
         act: str = "relu",
+        pool: int = 1,
         **dd,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
         self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding, bias=not norm, **dd)
+        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
         self.bn = nn.BatchNorm2d(out_chs, **dd) if norm else nn.Identity()
         self.act = _ACTS[act]()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(x)))
+        return self.act(self.bn(self.pool(self.conv(x))))
 
 
 def linear_act(inputs: int, outputs: int, *, act: str = "relu", **dd) -> nn.Module:

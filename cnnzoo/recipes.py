@@ -41,7 +41,8 @@ class Recipe:
             except that batch norm sees the parts.
         teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
         distill, distill_temperature: Weight of the teachers in the loss, and the temperature, see `train.Loss`.
-        whiten: Start the first convolution with filters that whiten patches of the training images (arXiv:2404.00498).
+        whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
+        dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
         freeze: Train the classifier only.
         layer_decay: Factor on the learning rate from each layer to the one below it, by the model's `group_matcher`.
@@ -81,6 +82,7 @@ class Recipe:
     distill: float = 0.5
     distill_temperature: float = 2.0
     whiten: bool = False
+    dirac: bool = False
     pretrained: bool = False
     freeze: bool = False
     layer_decay: float = 1.0
@@ -113,11 +115,12 @@ class Recipe:
                 raise CnnzooError(
                     f"{field}={getattr(self, field)} was given, allowed is {low} to {high}. Choose a value in between."
                 )
-        if self.whiten and self.pretrained:
-            raise CnnzooError(
-                "whiten and pretrained were given, allowed is one: both say how the first convolution starts. Set "
-                "whiten=False (--no-whiten) to start from the pretrained weights."
-            )
+        for field in ("whiten", "dirac"):
+            if self.pretrained and getattr(self, field):
+                raise CnnzooError(
+                    f"{field} and pretrained were given, allowed is one: both say what convolutions start as. Set "
+                    f"{field}=False (--no-{field}) to start from the pretrained weights."
+                )
 
 
 _MANY = 1_000_000
@@ -176,14 +179,15 @@ def best(model: str) -> Recipe:
 
 
 def fast(model: str) -> Recipe:
-    """Minutes on two cores: Muon at a high learning rate, one cycle, whitening filters, small images first, no cutout.
+    """Minutes on two cores: Muon at a high learning rate, one cycle, fixed whitening filters, other convolutions that start
+    as identities, small images first, little augmentation.
 
     Command: `cnnzoo train vgg_small --recipe fast --out runs/fast`. README says what it gives and how long it takes;
     `cnnzoo bench train` measures it anew.
     """
     return Recipe(
-        model=model, epochs=8, batch_size=256, opt="muon", lr=0.01, weight_decay=0.02, sched="onecycle", cutout=0,
-        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), whiten=True,
+        model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", shift=1, cutout=0,
+        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), grown_at=0.7, whiten=True, dirac=True,
     )  # fmt: skip
 
 

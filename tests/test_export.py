@@ -130,6 +130,17 @@ def test_folding_batch_norms_changes_no_output(name):
     assert after < before or before == 0
 
 
+def test_a_norm_that_turns_a_sign_is_not_merged_through_a_pooling():
+    model = fill(cnnzoo.create_model("vgg_tiny")).eval()
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.stem[1].bn.weight[3] = -1.0  # of the pooled layer: the largest becomes the least
+        wanted = model(x)
+        folded = _pipeline.fold_batch_norms(model)
+        torch.testing.assert_close(folded(x), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
+    assert [n for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)] == ["stem.1.bn"]
+
+
 # -- the matrix ----------------------------------------------------------------------------------------------------------
 
 

@@ -37,10 +37,42 @@ def test_whitening_filters_answer_patches_with_unrelated_unit_variances(recipe, 
     assert torch.allclose(answers[9:], -answers[:9], atol=1e-3)
 
 
-def test_whitening_pretrained_weights_is_refused(recipe):
-    with pytest.raises(CnnzooError, match="--no-whiten"):
+def test_whitening_filters_and_their_norm_stay_as_they_are(recipe, tmp_path, miniature):
+    before = run(override(recipe, model="vgg_tiny", whiten=True, epochs=1), tmp_path / "short", miniature)
+    after = run(override(recipe, model="vgg_tiny", whiten=True, epochs=2), tmp_path / "long", miniature)
+    assert before["sha256"] != after["sha256"]
+    short, long = (weights(tmp_path / name) for name in ("short", "long"))
+    same = {k for k in short if torch.equal(short[k], long[k]) and "num_batches" not in k and "running" not in k}
+    assert same == {"stem.0.conv.weight", "stem.0.bn.weight", "stem.0.bn.bias"}
+
+
+def test_convolutions_start_as_identities_as_far_as_their_channels_go(recipe, tiny_split):
+    plain, model = (_parts.make_model(override(recipe, model="vgg_tiny", dirac=d), tiny_split) for d in (False, True))
+    assert not torch.equal(plain.stages[0][0].conv.weight, model.stages[0][0].conv.weight)
+    assert model.stem[0].conv.weight.std() > 0.1 and model.stem[0].conv.weight.shape[1] == 1  # the first is not
+    x = torch.randn(2, 16, 9, 9)
+    assert torch.equal(model.stem[1].conv(x), x)
+    widened = model.stages[0][0].conv(x)  # 16 to 32 channels
+    assert torch.equal(widened[:, :16], x) and widened[:, 16:].std() > 0.1
+
+
+def test_identities_leave_groups_and_even_kernels_alone():
+    convs = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=2), torch.nn.Conv2d(4, 4, 2), torch.nn.Conv2d(4, 2, 1)
+    )
+    before = [conv.weight.clone() for conv in convs]
+    _parts.identities(convs)
+    assert [torch.equal(conv.weight, w) for conv, w in zip(convs, before, strict=True)] == [True, True, True, False]
+    assert torch.equal(convs[3].weight[:, :, 0, 0], torch.eye(4)[:2])
+
+
+@pytest.mark.parametrize("field", ["whiten", "dirac"])
+def test_another_start_for_pretrained_weights_is_refused(field):
+    with pytest.raises(CnnzooError, match=f"--no-{field}"):
+        get_recipe("standard", "vgg_tiny", pretrained=True, **{field: True})
+    with pytest.raises(CnnzooError, match="--no-"):
         get_recipe("fast", "vgg_tiny", pretrained=True)
-    assert get_recipe("fast", "vgg_tiny", pretrained=True, whiten=False).pretrained
+    assert get_recipe("fast", "vgg_tiny", pretrained=True, whiten=False, dirac=False).pretrained
 
 
 def test_a_narrow_first_layer_gets_the_directions_of_most_variance(tiny_split):

@@ -14,7 +14,8 @@ class Table(NamedTuple):
 
 def train_tables(found: dict[str, Any]) -> list[Table]:
     """Of what `cnnzoo bench train` wrote."""
-    loops = [[r["loop"], f"{r['seconds']:.1f}", f"{r.get('times', 1):.1f}"] for r in found["loops"]]
+    plain = min(r["seconds"] for r in found["loops"] if "times" not in r)
+    loops = [[r["loop"], f"{r['seconds']:.1f}", f"{r.get('times', plain / r['seconds']):.1f}"] for r in found["loops"]]
     switches = [[r["switch"], f"{r['images_per_s']:,}", f"{r['times']:.2f}"] for r in found["switches"]]
     made = [
         Table(

@@ -68,12 +68,17 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Merges every batch norm that directly follows a convolution into it, in place; outputs stay what they were.
+    """Merges every batch norm that follows a convolution into it, in place; outputs stay what they were.
+
+    A max pooling in between does not matter unless one of the norm's factors is negative, which makes the largest the least.
 
     Args:
         model: In evaluation mode.
     """
     for module in list(model.modules()):
+        pooled = isinstance(module, ConvAct) and isinstance(module.pool, nn.MaxPool2d)
+        if pooled and isinstance(module.bn, nn.BatchNorm2d) and (module.bn.weight < 0).any():
+            continue
         if isinstance(module, (ConvNormAct, ConvAct)):
             _fold(module, "conv", "bn")
         elif isinstance(module, PreActBlock):

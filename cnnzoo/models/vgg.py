@@ -2,9 +2,10 @@
 
 Paper: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (2015),
 https://arxiv.org/abs/1409.1556
-What differs: three blocks of widths 1:2:4 for 28x28 images, with batch norm; the last block is not pooled by 2 but as a
-whole, which takes the place of the hidden layers. The `_d2l` networks are the textbook's: all of the paper's configuration
-A, and the same a quarter as wide.
+What differs: three blocks of widths 1:2:4 for 28x28 images, with batch norm; a block's pooling comes before its last norm
+and activation, which then see a quarter of the pixels; the last block is not pooled by 2 but as a whole, which takes the
+place of the hidden layers. The `_d2l` networks are the textbook's: all of the paper's configuration A, and the same a
+quarter as wide.
 
 The stem is the first block; each further block is a stage.
 """
@@ -43,13 +44,15 @@ class VGG(ConvNet):
         super().__init__(**common)
         blocks, chs, reduction = [], self.in_chans, 1
         for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            pooled = textbook or i < len(depths) - 1
             layers: list[nn.Module] = []
-            for _ in range(depth):
-                layers.append(ConvAct(chs, width, 3, norm=not textbook, **self.factory))
+            for j in range(depth):
+                pool = 2 if pooled and not textbook and j == depth - 1 else 1
+                layers.append(ConvAct(chs, width, 3, norm=not textbook, pool=pool, **self.factory))
                 chs = width
-            if textbook or i < len(depths) - 1:
+            if textbook:
                 layers.append(nn.MaxPool2d(2))
-                reduction *= 2
+            reduction *= 2 if pooled else 1
             blocks.append(Stage(*layers, num_chs=width, reduction=reduction))
         self.assemble(
             blocks[0],

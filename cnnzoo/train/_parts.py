@@ -72,7 +72,7 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
 
 
 def make_model(recipe: Recipe, split: data.Split) -> nn.Module:
-    """The model with the data set's channels and classes; where asked with weights, whitened, and with a frozen backbone.
+    """The model with the data set's channels and classes; where asked with weights, whitened, or with a frozen backbone.
 
     Raises:
         CnnzooError: The model cannot take the data set's images.
@@ -87,6 +87,8 @@ def make_model(recipe: Recipe, split: data.Split) -> nn.Module:
         drop_path_rate=recipe.drop_path_rate or None,
     )
     _check_sizes(recipe, model, info)
+    if recipe.dirac:
+        identities(model)
     if recipe.whiten:
         whiten(model, split)
     if recipe.freeze:
@@ -108,11 +110,12 @@ def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
 
 
 def whiten(model: nn.Module, split: data.Split) -> None:
-    """Starts the first convolution with filters that whiten patches of the images (Jordan, 2024, arXiv:2404.00498).
+    """Gives the first convolution filters that whiten patches of the images, for good (Jordan, 2024, arXiv:2404.00498).
 
     The filters are the principal directions of the patches, scaled so that each answers with variance 1; then the same with
     the sign turned, as a ReLU keeps one half of each. A convolution with fewer gets the directions of most variance; with
-    more, the rest stays as it is.
+    more, the rest stays as it is. Neither they nor the norm that follows are trained: what works on whole images is spared
+    its backward pass.
 
     Args:
         model: Its first convolution must have one group.
@@ -130,12 +133,25 @@ def whiten(model: nn.Module, split: data.Split) -> None:
     # (B, C k k, L) -> (B L, C k k)
     patches = F.unfold(images, first.kernel_size).transpose(1, 2).flatten(0, 1)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (directions / variances.clamp(min=1e-2).sqrt()).T[
-        -first.out_channels :
-    ]  # a filter per row, most variance last
+    filters = (directions / variances.clamp(min=1e-2).sqrt()).T  # a filter per row, that of most variance last
+    filters = filters[-first.out_channels :]
     filters = torch.cat([filters, -filters])[: first.out_channels]
     with torch.no_grad():
         first.weight[: len(filters)] = filters.view(-1, *first.weight.shape[1:]).to(first.weight)
+    norm = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), first)
+    for layer in (first, norm):
+        layer.requires_grad_(False)
+
+
+def identities(model: nn.Module) -> None:
+    """Starts each convolution but the first as an identity (Jordan, 2024, arXiv:2404.00498).
+
+    Its first outputs are its inputs, as they came. Outputs beyond the inputs stay as they are; convolutions in groups and
+    those with an even kernel, which has no centre, too.
+    """
+    for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
+        if conv.groups == 1 and all(k % 2 for k in conv.kernel_size):
+            nn.init.dirac_(conv.weight[: conv.in_channels])
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
