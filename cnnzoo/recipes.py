@@ -66,7 +66,7 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float = 0.998
     flip: bool = True
-    shift: int = 2
+    shift: int = 1
     cutout: int = 8
     erase: float = 0.0
     mixup: float = 0.0
@@ -186,7 +186,7 @@ def fast(model: str) -> Recipe:
     `cnnzoo bench train` measures it anew.
     """
     return Recipe(
-        model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", shift=1, cutout=0,
+        model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", cutout=0,
         label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), grown_at=0.7, whiten=True, dirac=True,
     )  # fmt: skip
 
