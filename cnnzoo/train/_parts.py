@@ -72,7 +72,7 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
 
 
 def make_model(recipe: Recipe, split: data.Split) -> nn.Module:
-    """The model with the data set's channels and classes; where asked with weights, whitened, or with a frozen backbone.
+    """The model with the data set's channels and classes, started and frozen as the recipe says.
 
     Raises:
         CnnzooError: The model cannot take the data set's images.
