@@ -1,4 +1,6 @@
-"""From folders to pretrained models: `hub_configs/<arch>.<dataset>/` is all there is to know about a checkpoint.
+"""From folders to pretrained models: `hub_configs/<arch>.<tag>/` is all there is to know about a checkpoint.
+
+The tag is the data set's name, or `<variant>_<dataset>` for weights of another recipe than the usual.
 
 Each folder is a Hub repository as published. This module turns them into timm's pretrained cfgs, says where the weights
 of a cfg are, and refuses weights whose sha256 is not the one in the folder's `metrics.json`.
@@ -14,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from .datasets import FASHION_MNIST
 from .errors import CheckpointError, HubError
 
 HUB_ORG = "cnnzoo"
@@ -38,14 +41,14 @@ def root() -> Path:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every `<arch>.<dataset>` that has a folder, sorted."""
+    """Every `<arch>.<tag>` that has a folder, sorted."""
     if not root().is_dir():
         return ()
     return tuple(sorted(p.parent.name for p in root().glob("*.*/config.json")))
 
 
 def folder(name: str) -> Path:
-    """The folder of one checkpoint, `<arch>.<dataset>`."""
+    """The folder of one checkpoint, `<arch>.<tag>`."""
     return root() / name
 
 
@@ -73,8 +76,10 @@ def metrics(name: str) -> dict:
 
 
 def pretrained_cfgs(arch: str) -> dict[str, dict]:
-    """The timm cfg fields of every checkpoint of `arch`, by tag."""
-    return {name.split(".", 1)[1]: _cfg(name) for name in names() if name.split(".", 1)[0] == arch}
+    """The timm cfg fields of every checkpoint of `arch`, by tag, that of the plain recipe on Fashion-MNIST first."""
+    found = [name.split(".", 1)[1] for name in names() if name.split(".", 1)[0] == arch]
+    # timm takes the first for the default.
+    return {tag: _cfg(f"{arch}.{tag}") for tag in sorted(found, key=lambda tag: (tag != FASHION_MNIST.name, tag))}
 
 
 def _cfg(name: str) -> dict:
@@ -103,7 +108,7 @@ def sha256(path: Path) -> str:
 
 
 def locate(name: str, cache_dir: str | Path | None = None) -> Path:
-    """The verified weights of `<arch>.<dataset>`: the bundled file, else the Hub's copy.
+    """The verified weights of `<arch>.<tag>`: the bundled file, else the Hub's copy.
 
     Args:
         name: Checkpoint name.

@@ -47,7 +47,7 @@ def list_models(pattern: str | Sequence[str] = "*", *, supports: str | Sequence[
 
 
 def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
-    """The names `<arch>.<dataset>` of the zoo's checkpoints, sorted; `pattern` as in `list_models`."""
+    """The names `<arch>.<tag>` of the zoo's checkpoints, sorted; `pattern` as in `list_models`."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     return [name for name in checkpoints.names() if any(fnmatch.fnmatch(name, p) for p in patterns)]
 
@@ -116,7 +116,7 @@ def info(name: str) -> dict[str, Any]:
     """What is known of a model: size, cost, input, checkpoints and what it can do.
 
     Args:
-        name: A model of the zoo; a tag says nothing more, but must exist.
+        name: A model of the zoo; with a tag, at the image size of that checkpoint.
 
     Returns:
         A dictionary that JSON can hold.
@@ -124,9 +124,8 @@ def info(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: There is no such model or tag.
     """
-    arch, tag = split_model_name_tag(name)
-    model = create_model(arch, device="meta")
-    _check_tag(arch, tag)
+    arch, _ = split_model_name_tag(name)
+    model = create_model(name, device="meta")
     cfg = model.pretrained_cfg
     size = summary.count(model, cfg["input_size"])
     accuracy = {tag: checkpoints.metrics(f"{arch}.{tag}")["top1"] for tag in checkpoints.pretrained_cfgs(arch)}

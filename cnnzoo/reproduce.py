@@ -21,7 +21,7 @@ class Reproduction:
     """A run held against a checkpoint's card.
 
     Attributes:
-        checkpoint: `<arch>.<dataset>`.
+        checkpoint: `<arch>.<tag>`.
         seed: Of the run; the card's number is of the seed that ships.
         card: Top-1 of the card, in percent of `count` test images.
         top1: Top-1 of the run.
@@ -57,7 +57,7 @@ def reproduce(
     """Trains a checkpoint again by its recipe.json, and compares accuracies on the test set.
 
     Args:
-        name: A checkpoint of the zoo, or a model that has just one.
+        name: A checkpoint of the zoo, or a model, whose default it then is.
         out: The run folder.
         seed: The recipe's own if None.
         data_dir, download, resume, device: See `train.train`.
@@ -96,7 +96,7 @@ def _tolerance(p: float, q: float, count: int) -> float:
 def _checkpoint(name: str) -> str:
     known = registry.list_pretrained()
     arch, tag = split_model_name_tag(name)
-    found = [n for n in known if n == name or (not tag and n.split(".", 1)[0] == arch)]
-    if len(found) != 1:
+    full = name if tag else f"{arch}.{next(iter(checkpoints.pretrained_cfgs(arch)), '')}"
+    if full not in known:
         raise unknown("checkpoint", name, known, hint="cnnzoo list --pretrained lists the checkpoints.")
-    return found[0]
+    return full

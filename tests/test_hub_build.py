@@ -181,6 +181,8 @@ def test_a_failure_leaves_the_folder_of_before(tmp_path):
 def test_options_of_the_other_kind_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="goes with runs"):
         hub.build(trained(), tmp_path, holdout_run=tmp_path)
+    with pytest.raises(CheckpointError, match="variant='textbook', which goes with runs"):
+        hub.build(trained(), tmp_path, variant="textbook")
     with pytest.raises(CheckpointError, match="go with a model"):
         hub.build(tmp_path, tmp_path, labels=["a"])
     with pytest.raises(CheckpointError, match="empty list"):
@@ -268,6 +270,28 @@ def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick):
     (pets / "cat" / "00.png").unlink()
     with pytest.raises(CheckpointError, match="other data"):
         hub.build([run, train_on(pets, tmp_path / "fewer", seed=1)], tmp_path)
+
+
+def test_a_variant_is_in_the_names_and_nowhere_else(tmp_path, pets, quick):
+    run = train_on(pets, tmp_path / "run")
+    plain, folder = hub.build(run, tmp_path), hub.build(run, tmp_path, variant="textbook")
+    assert folder == tmp_path / "lenet_tiny.textbook_folder"
+    assert hub.verify(folder) == hub.verify(plain) | dict(tag="textbook_folder")
+    config = checkpoints.read_json(folder / "config.json")
+    assert config["pretrained_cfg"]["tag"] == "textbook_folder"
+    config["pretrained_cfg"]["tag"] = "folder"
+    assert config == checkpoints.read_json(plain / "config.json")
+    card, usual = (f / "README.md" for f in (folder, plain))
+    assert card.read_text().replace("lenet_tiny.textbook_folder", "lenet_tiny.folder") == usual.read_text()
+    assert hub.twin(folder, tmp_path / "rgb").name == folder.name
+
+
+@pytest.mark.parametrize("variant", ["Text", "a b", "a_b", "../a", "ä", "a\n"])
+def test_a_variant_that_is_no_name_is_refused_and_nothing_is_left(tmp_path, pets, variant):
+    run = train_on(pets, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="variant such as textbook"):
+        hub.build(run, tmp_path / "out", variant=variant)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_builds_from_a_run_alone(tmp_path, pets):

@@ -26,14 +26,18 @@ _revision = click.option("--revision", metavar="REV", help="A branch; to pull al
     help="Run folder of the same recipe with --holdout; without it probabilities stay uncalibrated, and the card says so.",
 )
 @click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
+@click.option("--variant", default="", metavar="NAME", help="Name the folder ARCH.NAME_DATASET: not the usual recipe.")
 @data_dir_option
 @download_option
-def build(runs: tuple[str, ...], holdout_run: str | None, out: str, data_dir: str | None, download: bool | None) -> None:
+def build(
+    runs: tuple[str, ...], holdout_run: str | None, out: str, variant: str, data_dir: str | None, download: bool | None
+) -> None:
     """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed), and measure it."""
     from .. import hub
 
-    folder = hub.build(runs, out, holdout_run=holdout_run)
-    if data_dir or folder.name.rpartition(".")[2] in DATASETS:  # else nothing says where the pictures are
+    folder = hub.build(runs, out, holdout_run=holdout_run, variant=variant)
+    dataset = folder.name.rpartition(".")[2].removeprefix(f"{variant}_")
+    if data_dir or dataset in DATASETS:  # else nothing says where the pictures are
         hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download))
     click.echo(folder)
 

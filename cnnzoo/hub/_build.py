@@ -18,7 +18,7 @@ from .. import __version__, checkpoints, evaluate, registry, summary
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
-from ._card import CUSTOM, card, facts, widened
+from ._card import CUSTOM, card, facts, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE, load_model, read_config
 
 
@@ -28,6 +28,7 @@ def build(
     *,
     holdout_run: str | Path | None = None,
     labels: Sequence[str] | None = None,
+    variant: str = "",
 ) -> Path:
     """Makes a checkpoint's folder from finished runs of one recipe, or from a model; nothing is measured or sent here.
 
@@ -37,27 +38,30 @@ def build(
         out: Folder to put `<arch>.<dataset>` into, or `<arch>.custom` for a model.
         holdout_run: Run folder of the same recipe on the holdout, which the temperature comes from; a model has its own.
         labels: Class names of a model, by index; those of its checkpoint if None, else the indices.
+        variant: What tells these weights from the model's usual ones, such as the recipe's name: the folder becomes
+            `<arch>.<variant>_<dataset>`.
 
     Returns:
         The folder made. What was there before is replaced when all of the new one is ready.
 
     Raises:
         CheckpointError: A run is unfinished, has read another split, is of another recipe, or its weights changed since;
-            or the model is none of the zoo's, or cannot be described by a config.json.
+            or the model is none of the zoo's, or cannot be described by a config.json; or the variant is no name.
     """
     if isinstance(run_or_model, nn.Module):
-        if holdout_run is not None:
-            raise CheckpointError(f"A model was given with holdout_run={holdout_run}, which goes with runs. Leave it out.")
+        if holdout_run is not None or variant:
+            extra = f"variant={variant!r}" if variant else f"holdout_run={holdout_run}"
+            raise CheckpointError(f"A model was given with {extra}, which goes with runs. Leave it out.")
         return _build_model(run_or_model, Path(out), labels)
     if labels is not None:
         raise CheckpointError("Runs were given with labels, which go with a model; a run knows its own. Leave them out.")
     runs = [run_or_model] if isinstance(run_or_model, (str, os.PathLike)) else list(run_or_model)
     if not runs:
         raise CheckpointError("An empty list of runs was given, one is needed at least. Pass a run folder or a model.")
-    return _build_runs([Path(run) for run in runs], None if holdout_run is None else Path(holdout_run), Path(out))
+    return _build_runs([Path(run) for run in runs], None if holdout_run is None else Path(holdout_run), Path(out), variant)
 
 
-def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path) -> Path:
+def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: str) -> Path:
     found = [(run, *_read_run(run, "test")) for run in runs]
     if holdout_run is not None:
         found.append((holdout_run, *_read_run(holdout_run, "holdout")))
@@ -73,13 +77,16 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path) -> Path:
     metrics = _merge([m for _, _, m in found], holdout)
     recipe = {k: v for k, v in recipe.items() if k != "holdout"}
     info = facts(metrics, recipe)
+    if variant:
+        metrics["tag"] = f"{variant}_{info.name}"
+    folder = out / full_name(metrics, info)
     model = _fresh(recipe["model"], info)
     checkpoints.load_weights(model, source / checkpoints.WEIGHTS)
-    with replacing(out / f"{recipe['model']}.{info.name}") as made:
+    with replacing(folder) as made:
         with atomic(made / checkpoints.WEIGHTS) as temporary:
             shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
-        write_rest(made, out / f"{recipe['model']}.{info.name}", model, info, metrics, recipe)
-    return out / f"{recipe['model']}.{info.name}"
+        write_rest(made, folder, model, info, metrics, recipe)
+    return folder
 
 
 def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> Path:
@@ -131,7 +138,7 @@ def twin(folder: str | Path, out: str | Path) -> Path:
 
     Args:
         folder: A checkpoint folder, as `build` makes it.
-        out: Folder to put `<arch>.<dataset>` into.
+        out: Folder to put `<arch>.<tag>` into.
 
     Raises:
         CheckpointError: The weights do not fit the model, or it has not 1 channel.
@@ -142,7 +149,7 @@ def twin(folder: str | Path, out: str | Path) -> Path:
     if info.image_size[0] != 1 or metrics.get("in_chans", 1) != 1:
         raise CheckpointError(f"{folder} has not 1 channel; only of such there is a 3-channel twin. Push it as it is.")
     model = registry.create_model(f"local-dir:{folder}", pretrained=True, in_chans=3)
-    made = Path(out) / f"{metrics['model']}.{info.name}"
+    made = Path(out) / full_name(metrics, info)
     with replacing(made) as scratch:
         with atomic(scratch / checkpoints.WEIGHTS) as temporary:
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
@@ -183,7 +190,7 @@ def write_rest(
     """All but the weights: what follows from model, metrics and recipe, and these; `folder` is what it will be called."""
     temperature = metrics.get("temperature", 1.0)
     shown = widened(info) if metrics.get("in_chans", info.image_size[0]) != info.image_size[0] else info
-    write_json(made / CONFIG, config(model, shown, temperature))
+    write_json(made / CONFIG, config(model, shown, temperature, metrics.get("tag")))
     write_json(made / METRICS, metrics)
     if recipe:
         write_json(made / RECIPE, recipe)
@@ -196,13 +203,14 @@ def write_rest(
         temporary.write_text(card(folder.name, metrics, recipe), encoding="utf-8")
 
 
-def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0) -> dict[str, Any]:
+def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0, tag: str | None = None) -> dict[str, Any]:
     """A checkpoint's config.json: timm's format, which transformers' TimmWrapper reads too.
 
     Args:
         model: What the weights fit.
         info: Labels, mean, std and size of its images.
         temperature: What its logits are divided by before they are taken for probabilities.
+        tag: Of the checkpoint; the data set's name if None.
 
     Raises:
         CheckpointError: The temperature is none, or a config cannot describe the model.
@@ -211,7 +219,7 @@ def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0) -> dic
     written = _described(model, dict(label_names=list(info.labels)), temperature, images)
     cfg = written["pretrained_cfg"]
     cfg.pop("license", None)
-    cfg.update(tag=info.name, **(dict(license="apache-2.0") if info.name in DATASETS else {}))
+    cfg.update(tag=tag or info.name, **(dict(license="apache-2.0") if info.name in DATASETS else {}))
     if tuple(cfg["input_size"][1:]) != get_pretrained_cfg(written["architecture"]).input_size[1:]:
         cfg["pool_size"] = None  # the zoo's is of its own size
     return written

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from .. import checkpoints
 from ..datasets import DATASETS, DatasetInfo, from_record, get_dataset_info
+from ..errors import CheckpointError
 from ..robustness import as_markdown
 from ._folder import PICTURE
 
@@ -141,6 +143,21 @@ def facts(metrics: dict[str, Any], recipe: dict[str, Any]) -> DatasetInfo:
     if "data" in metrics:
         return from_record(metrics["data"])
     return get_dataset_info(recipe["dataset"])
+
+
+def full_name(metrics: dict[str, Any], info: DatasetInfo) -> str:
+    """A folder's name: `<arch>.<dataset>`, or `<arch>.<variant>_<dataset>`.
+
+    Raises:
+        CheckpointError: The variant is no name, or of another data set.
+    """
+    tag = metrics.get("tag", info.name)
+    if tag != info.name and not (isinstance(tag, str) and re.fullmatch(rf"[a-z0-9]+_{re.escape(info.name)}", tag)):
+        raise CheckpointError(
+            f"The tag {str(tag)[:60]!r} was given, allowed is {info.name}, or a variant of it in small letters and digits, "
+            f"as in textbook_{info.name}. Choose a variant such as textbook."
+        )
+    return f"{metrics['model']}.{tag}"
 
 
 def widened(info: DatasetInfo) -> DatasetInfo:

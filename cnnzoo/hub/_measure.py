@@ -47,11 +47,13 @@ def measure(
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     info = facts(metrics, recipe)
     model = registry.create_model(f"local-dir:{folder}", pretrained=True).to(device)
-    read: dict[str, Any] = dict(data_dir=data_dir, download=download)
-    if info.name not in DATASETS or info.image_size != DATASETS[info.name].image_size:
-        read["image_size"] = info.image_size
-    split = data.load_split(recipe["dataset"], "test", **read)
-    logits = evaluate.predict_logits(model, split)
+    # Images of one size are scaled batch by batch, as in training; those of all sizes when they are read.
+    size = info.image_size
+    if info.name in DATASETS:
+        own = DATASETS[info.name].image_size
+        size = None if own[0] == size[0] else (size[0], *own[1:])
+    split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
+    logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
     measured = evaluate.measure(logits, split.labels)
     for key, distance in _SAME.items():
         if abs(getattr(measured, key) - metrics[key]) > distance:

@@ -12,7 +12,7 @@ from .. import __version__, checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
 from ..errors import HubError
 from ._build import read_numbers, twin
-from ._card import RGB, card, facts
+from ._card import RGB, card, facts, full_name
 from ._folder import ALLOWED, CARD, CONFIG
 from ._verify import verify
 
@@ -99,7 +99,7 @@ def _contents(folder: Path, repo_id: str) -> dict[str, bytes]:
     """The files of a repository by name: the folder's, with a card that names the repository."""
     contents = {name: (folder / name).read_bytes() for name in ALLOWED if (folder / name).is_file()}
     metrics, recipe = read_numbers(folder)
-    name = f"{metrics['model']}.{facts(metrics, recipe).name}"
+    name = full_name(metrics, facts(metrics, recipe))
     return dict(contents, **{CARD: card(name, metrics, recipe, repo_id).encode()})
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from .. import checkpoints
 from ..errors import CheckpointError, CnnzooError
 from ._build import config, read_numbers
-from ._card import card, facts, widened
+from ._card import card, facts, full_name, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED, load_model, read_config
 
 # A process that knows nothing but the folder; what it prints last is its answer.
@@ -83,9 +83,9 @@ def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module
     source = re.search(r'"hf-hub:([^"@]+)', written)  # push writes the repository into it
     try:
         info = facts(metrics, recipe)
-        fresh = card(f"{metrics['model']}.{info.name}", metrics, recipe, source and source[1])
+        fresh = card(full_name(metrics, info), metrics, recipe, source and source[1])
         shown = info if model.in_chans == info.image_size[0] else widened(info)
-        settings = config(model, shown, metrics.get("temperature", 1.0))
+        settings = config(model, shown, metrics.get("temperature", 1.0), metrics.get("tag"))
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         if isinstance(e, CnnzooError):
             raise
