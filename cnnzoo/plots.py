@@ -26,6 +26,7 @@ except ImportError as e:
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 # A family's colour and marker; no two have the same marker.
 _FAMILIES = tuple(zip((_BLUE, _RED, _GREEN, "#CC79A7", _ORANGE, "#56B4E9", "#000000") * 2, "osD^vPX<>phd8*", strict=True))
+_TEXTBOOK = "textbook networks"
 _PROTOCOLS = {published.LAST: ("o", "#444444"), published.BEST: ("s", "#AAAAAA"), published.LEAKY: ("x", "#AAAAAA")}
 _WIDTH = 8  # inches; at 100 dots each about the width of a README
 # What a line of metrics.jsonl may hold: name, legend, colour, style, factor.
@@ -123,12 +124,14 @@ def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] 
     """Accuracy against parameters, of checkpoints by family and of what others have published.
 
     Args:
-        rows: As `cnnzoo.results()` gives them, of one data set; a bar is the standard deviation over seeds.
+        rows: As `cnnzoo.results()` gives them, of one data set; a bar is the standard deviation over seeds. Variants are
+            left out: a point for each model, by its usual recipe. The textbook's networks are a series of their own.
         others: On the same data set.
 
     Raises:
         InputError: There is no checkpoint to draw.
     """
+    rows = _usual(rows)
     if not rows:
         raise InputError("No checkpoint was given, one at least is needed. Pass cnnzoo.results().")
     figure, axes = _panel(0.75 * _WIDTH)
@@ -143,11 +146,12 @@ def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] 
         if not any(q.top1 >= p.top1 and q.params <= p.params for q in last if q != p):  # the best of their size
             place = dict(xytext=(0, 7), textcoords="offset points", ha="center")
             axes.annotate(p.name.split(",")[0], (p.params, p.top1), fontsize=8, color=_PROTOCOLS[published.LAST][1], **place)
-    for family, (colour, marker) in zip(sorted({r["family"] for r in rows}), _FAMILIES):
-        own = sorted((r for r in rows if r["family"] == family), key=lambda r: r["params"])
+    for series, (colour, marker) in zip(sorted({_series(r) for r in rows}), _FAMILIES):
+        own = sorted((r for r in rows if _series(r) == series), key=lambda r: r["params"])
+        line = "" if series == _TEXTBOOK else "-"  # joins the sizes of a family
         axes.errorbar(
             [r["params"] for r in own], [r["top1_mean"] for r in own], [r["top1_std"] or 0 for r in own], fmt=marker,
-            linestyle="-", linewidth=1, color=colour, markeredgecolor="black", markersize=9, label=family,
+            linestyle=line, linewidth=1, color=colour, markeredgecolor="black", markersize=9, label=series,
         )  # fmt: skip
     axes.set(xscale="log", xlabel="parameters", ylabel="test top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
@@ -162,10 +166,18 @@ def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] 
     return figure
 
 
+def _usual(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in rows if r["tag"] == r["recipe"]["dataset"]]
+
+
+def _series(row: dict[str, Any]) -> str:
+    return _TEXTBOOK if row["model"].endswith("_d2l") else row["family"]
+
+
 def results_note(rows: list[dict[str, Any]]) -> str:
     """What tells a picture of these results from one of others: a hash of all that `results` draws."""
     keys = ("checkpoint", "family", "params", "top1_mean", "top1_std")
-    drawn = [[{k: r[k] for k in keys} for r in rows], published.PUBLISHED]
+    drawn = [[{k: r[k] for k in keys} for r in _usual(rows)], published.PUBLISHED]
     return "sha256 of the data: " + hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
 

@@ -212,8 +212,9 @@ main(["plot", "filters", "lenet_tiny"])
 @pytest.fixture
 def rows():
     sizes = dict(lenet_tiny=(80_000, 93.0, None), vgg_tiny=(90_000, 94.0, 0.1), vgg_small=(280_000, 95.0, 0.2))
+    usual = dict(tag="mine", recipe=dict(dataset="mine"))
     return [
-        dict(checkpoint=f"{m}.x", family=m.split("_")[0], params=p, top1_mean=t, top1_std=s)
+        dict(usual, checkpoint=f"{m}.mine", model=m, family=m.split("_")[0], params=p, top1_mean=t, top1_std=s)
         for m, (p, t, s) in sizes.items()
     ]
 
@@ -227,6 +228,20 @@ def test_results_draw_every_checkpoint_in_its_familys_colour_and_marker(rows):
     }
     assert len({line.get_marker() for line in drawn.values()}) == len({line.get_color() for line in drawn.values()}) == 2
     assert axes.get_xscale() == "log"
+
+
+def test_the_textbooks_networks_are_a_series_without_a_line_and_variants_are_left_out(rows):
+    book = dict(rows[0], model="lenet_d2l", params=60_000, top1_mean=90.0)
+    variant = dict(book, tag="textbook_mine", checkpoint="lenet_d2l.textbook_mine", top1_mean=75.0)
+    drawn = {c.get_label(): c.lines[0] for c in plots.results([*rows, book, variant]).axes[0].containers}
+    assert drawn["textbook networks"].get_xydata().tolist() == [[60_000, 90.0]]
+    assert {name: line.get_linestyle() for name, line in drawn.items()} == {
+        "lenet": "-", "vgg": "-", "textbook networks": "None",
+    }  # fmt: skip
+    assert drawn["lenet"].get_xydata().tolist() == [[80_000, 93.0]]
+    assert plots.results_note([*rows, variant]) == plots.results_note(rows)
+    with pytest.raises(InputError):
+        plots.results([variant])
 
 
 def test_results_draw_every_published_number_by_how_it_came_about(rows):
