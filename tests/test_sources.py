@@ -21,10 +21,20 @@ from helpers import idx_bytes
 from hypothesis import example, given, strategies as st
 
 from cnnzoo.data import SPLITS, _load, _sources, create_transform, load_split, load_splits, normalize, open_image
-from cnnzoo.datasets import TORCHVISION
+from cnnzoo.datasets import TORCHVISION, trained_on
 from cnnzoo.errors import CnnzooError, DataError, UnknownNameError
 
 TRAIN, TEST = 40, 12
+
+
+@pytest.mark.parametrize("name", [*TORCHVISION, "fashion_mnist", "folder"])
+def test_a_checkpoints_tag_names_its_data_with_or_without_a_variant(name):
+    assert trained_on(name) == trained_on(f"textbook_{name}") == name
+
+
+@pytest.mark.parametrize("tag", ["custom", "hfds--me--cats", "textbook_custom", ""])
+def test_a_tag_of_data_that_the_package_does_not_know_is_its_own(tag):
+    assert trained_on(tag) == tag
 
 
 def noise(count: int, *size: int, seed: int = 0) -> torch.Tensor:

@@ -8,6 +8,7 @@ import click
 from torch import nn
 
 from .. import data
+from ..datasets import trained_on
 from ..errors import CnnzooError
 
 data_dir_option = click.option(
@@ -54,7 +55,7 @@ def images_for(
     network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
 ) -> data.Split:
     """A split of `dataset`, or of what the model was trained on."""
-    dataset = dataset or (getattr(network, "pretrained_cfg", None) or {}).get("tag")
+    dataset = dataset or trained_on((getattr(network, "pretrained_cfg", None) or {}).get("tag") or "")
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
     return data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from .. import checkpoints, data, evaluate, registry
+from ..datasets import trained_on
 from ..errors import CnnzooError, unknown
 from ..files import atomic
 from ._formats import FORMATS, SUFFIXES, limits
@@ -109,7 +110,7 @@ def _facts(network: nn.Module) -> dict[str, Any]:
         std=list(cfg.get("std", (1.0,))),
         temperature=float(getattr(network, "temperature", 1.0)),
         architecture=cfg.get("architecture") or type(network).__name__,
-        dataset=cfg.get("tag"),
+        dataset=trained_on(cfg.get("tag") or "") or None,
         source=source,
         source_sha256=checkpoints.metrics(source)["sha256"] if source else None,
     )
