@@ -198,6 +198,6 @@ def get_dataset_info(name: str) -> DatasetInfo:
 
 
 def trained_on(tag: str) -> str:
-    """The data set that a checkpoint's tag names, as `<dataset>` or `<variant>_<dataset>`; a tag of neither kind is its own."""
+    """The data set that a checkpoint's tag names, as `<dataset>` or `<variant>_<dataset>`; any other tag is its own."""
     known, rest = {*DATASETS, *TORCHVISION, "folder"}, tag.partition("_")[2]
     return rest if tag not in known and rest in known else tag

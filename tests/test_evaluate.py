@@ -198,8 +198,9 @@ def test_a_model_that_is_not_the_checkpoints_has_no_temperature():
 def test_the_temperature_makes_the_test_sets_probabilities_truer(name, fashion_mnist_dir):
     model = cnnzoo.create_model(name, pretrained=True)
     split = cnnzoo.load_split(split="test", data_dir=fashion_mnist_dir)
-    logits = evaluate.predict_logits(model, split)
+    logits = evaluate.predict_logits(model, split, image_size=model.pretrained_cfg["input_size"][1:])
     before, after = evaluate.measure(logits, split.labels), evaluate.measure(logits / model.temperature, split.labels)
-    assert after.ece < before.ece / 2
+    assert after.ece < before.ece
+    assert after.ece < 2  # label smoothing makes it 6 to 8 without the temperature
     assert after.loss < before.loss
     assert after.top1 == before.top1
