@@ -151,7 +151,7 @@ def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] 
         line = "" if series == _TEXTBOOK else "-"  # joins the sizes of a family
         axes.errorbar(
             [r["params"] for r in own], [r["top1_mean"] for r in own], [r["top1_std"] or 0 for r in own], fmt=marker,
-            linestyle=line, linewidth=1, color=colour, markeredgecolor="black", markersize=9, label=series,
+            linestyle=line, linewidth=1, color=colour, markeredgecolor="black", markersize=7, label=series,
         )  # fmt: skip
     axes.set(xscale="log", xlabel="parameters", ylabel="test top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
