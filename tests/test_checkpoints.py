@@ -95,7 +95,9 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     recipe = checkpoints.read_json(folder / "recipe.json")
     metrics = checkpoints.metrics(name)
     card = hub.card(name, metrics, recipe)
-    config = hub.config(cnnzoo.create_model(recipe["model"]), get_dataset_info(recipe["dataset"]), metrics["temperature"])
+    info = get_dataset_info(recipe["dataset"])
+    config = hub.config(cnnzoo.create_model(recipe["model"]), info, metrics["temperature"], metrics.get("tag"))
+    assert config["pretrained_cfg"]["tag"] == name.split(".", 1)[1]
     if request.config.getoption("--accept"):
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / "config.json", config)
