@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoints, data, evaluate, registry, robustness
-from ..datasets import DATASETS
 from ..errors import CheckpointError, unknown
 from ._build import read_numbers, replacing, write_rest
 from ._card import facts
@@ -48,10 +47,8 @@ def measure(
     info = facts(metrics, recipe)
     model = registry.create_model(f"local-dir:{folder}", pretrained=True).to(device)
     # Images of one size are scaled batch by batch, as in training; those of all sizes when they are read.
-    size = info.image_size
-    if info.name in DATASETS:
-        own = DATASETS[info.name].image_size
-        size = None if own[0] == size[0] else (size[0], *own[1:])
+    own = data.size_of(recipe["dataset"])
+    size = info.image_size if own is None else (info.image_size[0], *own[1:])
     split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
     logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
     measured = evaluate.measure(logits, split.labels)
