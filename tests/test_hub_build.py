@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -19,7 +20,9 @@ import cnnzoo
 from cnnzoo import checkpoints, evaluate, hub
 from cnnzoo.cli import main
 from cnnzoo.data import load_split
+from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.errors import CheckpointError, CnnzooError
+from cnnzoo.hub._card import full_name
 from cnnzoo.recipes import Recipe
 
 
@@ -292,6 +295,14 @@ def test_a_variant_that_is_no_name_is_refused_and_nothing_is_left(tmp_path, pets
     with pytest.raises(CheckpointError, match="variant such as textbook"):
         hub.build(run, tmp_path / "out", variant=variant)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tag", ["fashion_mnist", "emnist_mnist", "textbook_kmnist", 3])
+def test_a_variant_must_not_make_the_name_of_another_data_set(tag):
+    mnist = replace(FASHION_MNIST, name="mnist")
+    assert full_name(dict(model="lenet_tiny", tag="textbook_mnist"), mnist) == "lenet_tiny.textbook_mnist"
+    with pytest.raises(CheckpointError, match="variant such as textbook"):
+        full_name(dict(model="lenet_tiny", tag=tag), mnist)
 
 
 def test_the_command_builds_from_a_run_alone(tmp_path, pets):

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .. import checkpoints
-from ..datasets import DATASETS, DatasetInfo, from_record, get_dataset_info
+from ..datasets import DATASETS, TORCHVISION, DatasetInfo, from_record, get_dataset_info
 from ..errors import CheckpointError
 from ..robustness import as_markdown
 from ._folder import PICTURE
@@ -149,10 +149,11 @@ def full_name(metrics: dict[str, Any], info: DatasetInfo) -> str:
     """A folder's name: `<arch>.<dataset>`, or `<arch>.<variant>_<dataset>`.
 
     Raises:
-        CheckpointError: The variant is no name, or of another data set.
+        CheckpointError: The variant is no name, or of another data set, or makes the name of one (`fashion` of `mnist`).
     """
     tag = metrics.get("tag", info.name)
-    if tag != info.name and not (isinstance(tag, str) and re.fullmatch(rf"[a-z0-9]+_{re.escape(info.name)}", tag)):
+    named = isinstance(tag, str) and re.fullmatch(rf"[a-z0-9]+_{re.escape(info.name)}", tag)
+    if tag != info.name and (not named or tag in DATASETS or tag in TORCHVISION):
         raise CheckpointError(
             f"The tag {str(tag)[:60]!r} was given, allowed is {info.name}, or a variant of it in small letters and digits, "
             f"as in textbook_{info.name}. Choose a variant such as textbook."
