@@ -28,11 +28,14 @@ def _ours() -> dict[str, Any]:
     return {name: fn for name, fn in _model_entrypoints.items() if fn.__module__.startswith(_PACKAGE)}
 
 
-def list_models(pattern: str | Sequence[str] = "*", *, supports: str | Sequence[str] = ()) -> list[str]:
+def list_models(
+    pattern: str | Sequence[str] = "*", *, pretrained: bool = False, supports: str | Sequence[str] = ()
+) -> list[str]:
     """The names of the zoo's models, sorted.
 
     Args:
         pattern: A wildcard such as `"resnext*"`, or several.
+        pretrained: Only models that have weights, by the names `<arch>.<tag>` of these, as timm does.
         supports: A capability (see `CAPABILITIES`), or several: only models that have them all.
 
     Raises:
@@ -42,14 +45,15 @@ def list_models(pattern: str | Sequence[str] = "*", *, supports: str | Sequence[
     wanted = {supports} if isinstance(supports, str) else set(supports)
     for capability in wanted - set(CAPABILITIES):
         raise unknown("capability", capability, CAPABILITIES)
-    names = sorted(name for name in _ours() if any(fnmatch.fnmatch(name, p) for p in patterns))
-    return [name for name in names if not wanted or wanted <= set(_supports(create_model(name, device="meta")))]
+    names = checkpoints.names() if pretrained else sorted(_ours())
+    # A pattern without a tag means the checkpoints of a model by all their tags.
+    found = [name for name in names if any(fnmatch.fnmatch(n, p) for n in (name, name.split(".")[0]) for p in patterns)]
+    return [name for name in found if not wanted or wanted <= set(_supports(create_model(name, device="meta")))]
 
 
 def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
-    """The names `<arch>.<tag>` of the zoo's checkpoints, sorted; `pattern` as in `list_models`."""
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    return [name for name in checkpoints.names() if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    """The names `<arch>.<tag>` of the zoo's checkpoints, sorted; a `pattern` may leave out the tag."""
+    return list_models(pattern, pretrained=True)
 
 
 def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:

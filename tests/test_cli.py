@@ -77,6 +77,8 @@ def test_list_pretrained_shows_the_results_as_data_and_aligned():
     assert all(line[end - 1] != " " and line[end : end + 1] in " " for line in lines)
     some = json.loads(run("list", "lenet*", "--pretrained", "--json").output)
     assert {row["family"] for row in some} == {"lenet"}
+    one = json.loads(run("list", "lenet_d2l.*", "--supports", "img_size", "--pretrained", "--json").output)
+    assert {row["checkpoint"] for row in one} == set(cnnzoo.list_pretrained("lenet_d2l"))
     run("list", "alexnet*", "--pretrained", code=1)
 
 

@@ -50,6 +50,16 @@ def test_the_pretrained_list_is_the_list_of_checkpoint_folders():
     assert cnnzoo.list_pretrained("nothing*") == []
 
 
+@pytest.mark.parametrize(
+    "pattern", ["lenet_tiny", "lenet_d2l", "lenet*", "*_d2l", "lenet_d2l.*", "*.textbook*", ["vgg_tiny", "nin*"], "lenet"]
+)
+def test_a_pattern_finds_the_checkpoints_that_it_finds_in_timm(pattern):
+    expected = sorted(n for n in timm.list_models(pattern, pretrained=True) if n.split(".")[0] in MODELS)
+    assert cnnzoo.list_pretrained(pattern) == expected == cnnzoo.list_models(pattern, pretrained=True)
+    assert bool(expected) == (pattern != "lenet")
+    assert [r["checkpoint"] for r in sorted(cnnzoo.results(pattern), key=lambda r: r["checkpoint"])] == expected
+
+
 def test_the_results_are_what_the_folders_hold_by_size():
     rows = cnnzoo.results()
     assert sorted(r["checkpoint"] for r in rows) == cnnzoo.list_pretrained()

@@ -49,12 +49,11 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
     """List models, with a wildcard PATTERN such as 'resnext*'."""
     from .. import registry
 
-    names = registry.list_models(pattern, supports=supports)
-    trained = [r for r in registry.results() if r["model"] in names] if with_weights else []
-    if not (trained if with_weights else names):
+    names = registry.list_models(pattern, pretrained=with_weights, supports=supports)
+    if not names:
         raise CnnzooError(f"No model fits {pattern!r} and the options. cnnzoo list shows all of them.")
     if with_weights:
-        _list_results(trained, as_json)
+        _list_results(registry.results(names), as_json)
         return
     rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
     if as_json:
