@@ -1,10 +1,13 @@
 """cnnzoo: the classic CNNs, LeNet to RegNet, as timm models for small grayscale images.
 
-Importing it registers every model with timm. What takes longer to import is in modules of its own: `cnnzoo.train`,
-`cnnzoo.hub`.
+Importing it registers every model with timm. What takes longer to import is in modules of its own, such as `cnnzoo.train`
+and `cnnzoo.hub`, which are imported when they are first used.
 """
 
 __version__ = "0.1.0"
+
+from importlib import import_module
+from types import ModuleType
 
 from .data import create_transform, load_split
 from .evaluate import predict
@@ -15,3 +18,15 @@ __all__ = [
     "compiled", "create_model", "create_transform", "export", "info", "list_models", "list_pretrained", "load_exported",
     "load_split", "predict", "results",
 ]  # fmt: skip
+
+_MODULES = ("bench", "drawings", "hub", "plots", "primitives", "recipes", "reproduce", "robustness", "train")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

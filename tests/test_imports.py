@@ -111,6 +111,15 @@ def test_what_the_messages_tell_people_to_type_exists(path):
                     assert name in known, f"{relative(path)}:{node.lineno} tells people to type {word}, which does not exist"
 
 
+def test_every_module_for_people_is_an_attribute_after_a_bare_import_and_in_dir():
+    names = sorted({top(p) for p in MODULES} - {"cli", "client", "published"})
+    code = f"import cnnzoo; assert set({names}) <= set(dir(cnnzoo)); print(*(getattr(cnnzoo, n).__name__ for n in {names}))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert shown == [f"cnnzoo.{name}" for name in names]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cnnzoo.nothing  # noqa: B018
+
+
 # -- the cost of the import ----------------------------------------------------------------------------------------------
 
 _MEASURE = """
