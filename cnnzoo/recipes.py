@@ -187,7 +187,7 @@ def fast(model: str) -> Recipe:
     """
     return Recipe(
         model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", cutout=0,
-        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), grown_at=0.7, whiten=True, dirac=True,
+        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), grown_at=0.75, whiten=True, dirac=True,
     )  # fmt: skip
 
 

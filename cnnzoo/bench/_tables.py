@@ -15,12 +15,15 @@ class Table(NamedTuple):
 def train_tables(found: dict[str, Any]) -> list[Table]:
     """Of what `cnnzoo bench train` wrote."""
     plain = min(r["seconds"] for r in found["loops"] if "times" not in r)
-    loops = [[r["loop"], f"{r['seconds']:.1f}", f"{r.get('times', plain / r['seconds']):.1f}"] for r in found["loops"]]
+    loops = [
+        [r["loop"], f"{r['warm_up']:.1f}", f"{r['seconds']:.1f}", f"{r.get('times', plain / r['seconds']):.1f}"]
+        for r in found["loops"]
+    ]
     switches = [[r["switch"], f"{r['images_per_s']:,}", f"{r['times']:.2f}"] for r in found["switches"]]
     made = [
         Table(
             "One epoch of lenet_d2l, 60,000 images at batch 128, in fp32 except where it says bf16",
-            ["loop", "seconds", "times"],
+            ["loop", "20 batches before, seconds", "epoch, seconds", "times"],
             loops,
         ),
         Table("Training resnext_small at batch 128", ["switch", "images/s", "times"], switches),

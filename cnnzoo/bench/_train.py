@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.compiler.config
 from torch import nn
 from torch.nn import functional as F
 from torchvision.datasets import FashionMNIST
@@ -27,7 +28,7 @@ from ._scaling import served
 from ._timing import median_seconds
 
 _BATCH = 128
-_WARM_UP = 20  # batches that are not timed
+_WARM_UP = 20  # batches that are timed apart
 # What is turned on one after the other: name, bf16 autocast, channels_last, torch.compile.
 _SWITCHES = (
     ("fp32", False, False, False),
@@ -38,12 +39,14 @@ _SWITCHES = (
 
 
 def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[dict[str, Any]]:
-    """One epoch of `model` at batch 128: a plain loop as a textbook has it, and ours, with the same arithmetic and in bf16.
+    """One epoch of `model` at batch 128: a plain loop as a textbook has it, and ours, with the same arithmetic, in bf16, and
+    compiled too.
 
     The plain loop takes each image from torchvision's data set through PIL and `ToTensor`, with and without worker
     processes, in fp32. Ours is `train.train` with the recipe `textbook`. Both keep loss and accuracy. Each epoch has a
-    process of its own, as ours tells the C library how to keep memory, and starts after a few batches that are not timed.
-    The loops take turns, so that a slow moment of the machine meets each of them.
+    process of its own, as ours tells the C library how to keep memory, and starts after a run of a few batches, which is
+    timed apart: torch.compile works then, without what it kept of earlier runs. The loops take turns, so that a slow moment
+    of the machine meets each of them.
 
     Args:
         split: What to train on.
@@ -51,27 +54,32 @@ def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[d
         repeats: Epochs of each.
 
     Returns:
-        A row each with `loop` and `seconds`, the median; ours also with `times`, how many times faster they are than the
-        faster plain one.
+        A row each with `loop`, and the medians of `seconds` and of `warm_up`, the seconds of the run before; ours also with
+        `times`, how many times faster they are than the faster plain one.
     """
     contenders: dict[str, tuple[Callable[..., float], Any]] = {
         "DataLoader, no workers": (_plain_epoch, 0),
         "DataLoader, 2 workers": (_plain_epoch, 2),
-        "cnnzoo, recipe textbook": (_our_epoch, "no"),
-        "cnnzoo, the same in bf16": (_our_epoch, "bf16"),
+        "cnnzoo, recipe textbook": (_our_epoch, dict()),
+        "cnnzoo, the same in bf16": (_our_epoch, dict(amp="bf16")),
+        "cnnzoo, in bf16 and compiled": (_our_epoch, dict(amp="bf16", compile=True)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for name, (epoch, how) in tqdm([*contenders.items()] * repeats, desc="loops", leave=False, disable=None):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            seconds[name].append(fresh.submit(_warm_epoch, epoch, split, model, how).result())
-    rows: list[dict[str, Any]] = [dict(loop=n, seconds=round(statistics.median(v), 2)) for n, v in seconds.items()]
+            found[name].append(fresh.submit(_warm_epoch, epoch, split, model, how).result())
+    rows: list[dict[str, Any]] = []
+    for name, times in found.items():
+        warm_up, seconds = (round(statistics.median(column), 2) for column in zip(*times, strict=True))
+        rows.append(dict(loop=name, warm_up=warm_up, seconds=seconds))
     plain = min(row["seconds"] for row in rows[:2])
     return rows[:2] + [dict(row, times=round(plain / row["seconds"], 2)) for row in rows[2:]]
 
 
-def _warm_epoch(epoch: Callable[[Split, str, Any], float], split: Split, model: str, how: Any) -> float:
-    epoch(split[: _WARM_UP * _BATCH], model, how)
-    return epoch(split, model, how)
+def _warm_epoch(epoch: Callable[[Split, str, Any], float], split: Split, model: str, how: Any) -> tuple[float, float]:
+    """Seconds of a few batches in this fresh process, and of an epoch after them."""
+    torch.compiler.config.force_disable_caches = True
+    return epoch(split[: _WARM_UP * _BATCH], model, how), epoch(split, model, how)
 
 
 class _InMemory(FashionMNIST):
@@ -99,9 +107,9 @@ def _plain_epoch(split: Split, model: str, workers: int) -> float:
     return time.perf_counter() - began
 
 
-def _our_epoch(split: Split, model: str, amp: str) -> float:
+def _our_epoch(split: Split, model: str, fields: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder, served(split, split[:1]):
-        recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1, amp=amp)
+        recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1, **fields)
         train.train(recipe, Path(folder) / "run", device="cpu")
         return json.loads((Path(folder) / "run" / "metrics.jsonl").read_text())["seconds"]
 
