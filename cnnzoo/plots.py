@@ -24,8 +24,12 @@ except ImportError as e:
     raise CnnzooError('Plots need matplotlib, which is not installed. Type: pip install "cnnzoo[plot]"') from e
 
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-# A family's colour and marker; no two have the same marker.
-_FAMILIES = tuple(zip((_BLUE, _RED, _GREEN, "#CC79A7", _ORANGE, "#56B4E9", "#000000") * 2, "osD^vPX<>phd8*", strict=True))
+# A family's colour and marker; no two have the same of either. The colours are Okabe and Ito's, then Tol's muted ones.
+_HUES = (
+    _BLUE, _RED, _GREEN, "#CC79A7", _ORANGE, "#56B4E9", "#000000",
+    "#882255", "#999933", "#332288", "#661100", "#888888", "#44AA99", "#DDCC77",
+)  # fmt: skip
+_FAMILIES = tuple(zip(_HUES, "osD^vPX<>phd8*", strict=True))
 _TEXTBOOK = "textbook networks"
 _PROTOCOLS = {published.LAST: ("o", "#444444"), published.BEST: ("s", "#AAAAAA"), published.LEAKY: ("x", "#AAAAAA")}
 _WIDTH = 8  # inches; at 100 dots each about the width of a README

@@ -59,9 +59,7 @@ def _loop(name: str, seconds: float) -> dict:
 
 
 def test_the_command_prints_tables_and_writes_json(tmp_path, miniature, monkeypatch):
-    monkeypatch.setattr(
-        bench, "loops", lambda split: [_loop("plain", 4.0), dict(_loop("ours", 1.0), times=4.0)]
-    )
+    monkeypatch.setattr(bench, "loops", lambda split: [_loop("plain", 4.0), dict(_loop("ours", 1.0), times=4.0)])
     monkeypatch.setattr(bench, "switches", lambda: [dict(switch="fp32", images_per_s=1000, times=1.0)])
     monkeypatch.setattr(
         bench, "cold_starts",

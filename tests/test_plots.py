@@ -36,6 +36,12 @@ def shown(axes) -> torch.Tensor:
     return torch.as_tensor(axes.images[0].get_array().data)
 
 
+def test_no_two_families_in_the_picture_of_results_look_alike():
+    families = len({r["family"] for r in cnnzoo.results()})
+    for looks in zip(*plots._FAMILIES, strict=True):
+        assert len(set(looks)) == len(looks) > families
+
+
 def test_curves_draw_loss_and_accuracy_by_epoch(log):
     axes = plots.curves(log).axes[0]
     drawn = {line.get_label().split(":")[0]: (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
