@@ -34,14 +34,17 @@ def list_models(
     """The names of the zoo's models, sorted.
 
     Args:
-        pattern: A wildcard such as `"resnext*"`, or several.
+        pattern: A wildcard such as `"resnext*"`, or several; an empty text means all, as in timm.
         pretrained: Only models that have weights, by the names `<arch>.<tag>` of these, as timm does.
         supports: A capability (see `CAPABILITIES`), or several: only models that have them all.
 
     Raises:
         UnknownNameError: There is no such capability.
+        CnnzooError: The pattern is no text.
     """
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    patterns = [pattern or "*"] if isinstance(pattern, str) else pattern
+    if not isinstance(patterns, (list, tuple, set)) or not all(isinstance(p, str) for p in patterns):
+        raise CnnzooError(f"The pattern {pattern!r} was given, allowed is a text or several. Write 'resnext*', say.")
     wanted = {supports} if isinstance(supports, str) else set(supports)
     for capability in wanted - set(CAPABILITIES):
         raise unknown("capability", capability, CAPABILITIES)

@@ -60,6 +60,14 @@ def test_a_pattern_finds_the_checkpoints_that_it_finds_in_timm(pattern):
     assert [r["checkpoint"] for r in sorted(cnnzoo.results(pattern), key=lambda r: r["checkpoint"])] == expected
 
 
+@pytest.mark.parametrize("listing", [cnnzoo.list_models, cnnzoo.list_pretrained, cnnzoo.results])
+def test_an_empty_pattern_means_all_and_what_is_no_pattern_is_refused(listing):
+    assert listing("") == listing() and listing([]) == []
+    for bad in (None, 3, ["vgg*", 2]):
+        with pytest.raises(CnnzooError, match="text or several"):
+            listing(bad)
+
+
 def test_the_results_are_what_the_folders_hold_by_size():
     rows = cnnzoo.results()
     assert sorted(r["checkpoint"] for r in rows) == cnnzoo.list_pretrained()

@@ -23,7 +23,7 @@ def train_tables(found: dict[str, Any]) -> list[Table]:
     made = [
         Table(
             "One epoch of lenet_d2l, 60,000 images at batch 128, in fp32 except where it says bf16",
-            ["loop", "20 batches before, seconds", "epoch, seconds", "times"],
+            ["loop", "warm-up, seconds", "epoch, seconds", "times"],
             loops,
         ),
         Table("Training resnext_small at batch 128", ["switch", "images/s", "times"], switches),
