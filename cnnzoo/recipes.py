@@ -164,7 +164,8 @@ def standard(model: str) -> Recipe:
     """The recipe of most published weights: SGD, cosine, flip, shift, cutout, EMA, 30 epochs, of which the first 22 see
     smaller images: a fifth of the time less for `vgg_tiny`.
 
-    Command: `cnnzoo train resnext_small --out runs/resnext_small`. README says what it gives and how long it takes.
+    Command: `cnnzoo train wide_resnet_small --out runs/wide_resnet_small`. Expect 94.25 % of the test images (94.39 with
+    flip TTA) after 28 minutes on AMD EPYC, 1 thread; README's table has the other models.
     """
     return Recipe(model=model, start_size=_start_size(model), grown_at=0.75)
 
@@ -172,8 +173,8 @@ def standard(model: str) -> Recipe:
 def best(model: str) -> Recipe:
     """Twice as long as `standard`, stronger cutout, and small images first, which saves a quarter of the time.
 
-    Command: `cnnzoo train resnext_small --recipe best --out runs/resnext_small`. README says what it gives and how long
-    it takes.
+    Command: `cnnzoo train resnext_small --recipe best --shift 2 --out runs/resnext_small`. Expect 94.78 % of the test images
+    (94.93 with flip TTA) after 58 minutes on AMD EPYC, 2 threads.
     """
     return Recipe(model=model, epochs=60, cutout=12, start_size=_start_size(model))
 
@@ -182,8 +183,8 @@ def fast(model: str) -> Recipe:
     """Minutes on two cores: Muon at a high learning rate, one cycle, fixed whitening filters, other convolutions that start
     as identities, small images first, little augmentation.
 
-    Command: `cnnzoo train vgg_small --recipe fast --out runs/fast`. README says what it gives and how long it takes;
-    `cnnzoo bench train` measures it anew.
+    Command: `cnnzoo train vgg_small --recipe fast --out runs/fast`. Expect 93.73 % of the test images (93.88 with flip TTA)
+    after 4 minutes on AMD EPYC, 2 threads, by `cnnzoo bench train`.
     """
     return Recipe(
         model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", cutout=0,
@@ -207,7 +208,8 @@ def textbook(model: str) -> Recipe:
     """As *Dive into Deep Learning* trains: plain SGD at 0.1, batch 128, 10 epochs, fp32, no augmentation, no decay, the
     images scaled to the size that the model is made for.
 
-    Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`.
+    Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`. Expect 89.21 % of the test images (84.42
+    with flip TTA, which it is not trained for) after 2 minutes on AMD EPYC, 1 thread.
     """
     cfg = _cfg(model)
     size = cfg.input_size[1] if cfg and cfg.input_size[1] != 28 else 0

@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import math
+import re
+import shlex
+import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
 from cnnzoo import data
+from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
 from cnnzoo.train import _parts
@@ -26,6 +31,30 @@ def test_every_recipe_trains_or_says_what_image_size_to_use(name, model, tmp_pat
         return
     metrics = run(recipe, tmp_path / "run", miniature)
     assert metrics["macs"] == cnnzoo.info(model)["macs"]  # at the size that the model is made for
+
+
+def measured_by(command: str) -> tuple[float, float, float, str]:
+    """Top-1, the same with flip TTA, minutes and hardware of a command that was published or is in the kept benchmark."""
+    bench = json.loads((Path(__file__).parent / "bench_train.json").read_text())
+    for kept in bench["cold_starts"]:
+        if command.startswith(kept["command"]):
+            means = [statistics.mean(kept[key]) for key in ("top1", "top1_tta", "seconds")]
+            return means[0], means[1], means[2] / 60, bench["hardware"]
+    options = train_.make_context("train", shlex.split(command)[2:]).params
+    fields = {f.name for f in dataclasses.fields(Recipe)} - {"model"}
+    given = {k: v for k, v in options.items() if k in fields and v is not None}
+    recipe = get_recipe(options["recipe"], options["model"], **given)
+    (row,) = [r for r in cnnzoo.results() if Recipe(**r["recipe"]) == recipe]
+    return row["top1_mean"], row["top1_tta"], row["minutes"], row["hardware"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipes_docstring_promises_was_measured_by_its_command(name):
+    text = " ".join(RECIPES[name].__doc__.split())
+    promise = r"Command: `(.+?)`\. Expect (.+?) % of the test images \((.+?) with flip TTA.*?\) "
+    command, *told = re.search(promise + r"after (.+?) minutes on (.+? threads?)\b", text).groups()
+    top1, tta, minutes, hardware = measured_by(command)
+    assert told == [f"{top1:.2f}", f"{tta:.2f}", f"{minutes:.0f}", hardware]
 
 
 def test_whitening_filters_answer_patches_with_unrelated_unit_variances(recipe, tiny_split):

@@ -90,7 +90,8 @@ def environment(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        hardware = f"{_cpu_name()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        hardware = f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     program = os.path.basename(sys.argv[0])
     command = shlex.join(["cnnzoo" if program == "__main__.py" else program, *sys.argv[1:]])
     return dict(hardware=hardware, torch=torch.__version__, timm=timm.__version__, command=command)
