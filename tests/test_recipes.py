@@ -13,7 +13,7 @@ import torch
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data
+from cnnzoo import data, hub
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
@@ -226,6 +226,20 @@ def test_a_teacher_that_knows_the_holdout_may_not_teach_a_run_that_measures_on_i
             run(override(recipe, teacher=name), tmp_path / "run", miniature, holdout=True)
     run(recipe, tmp_path / "does_not", miniature, holdout=True)
     run(override(recipe, teacher=str(tmp_path / "does_not")), tmp_path / "run", miniature, holdout=True)
+
+
+def test_a_student_and_its_run_on_the_holdout_have_teachers_of_one_kind(recipe, tmp_path, miniature):
+    runs = {"other": override(recipe, model="resnet_tiny"), "same": recipe}
+    for name, chosen in runs.items():
+        run(chosen, tmp_path / name, miniature, holdout=True)
+        taught = override(recipe, teacher=str(tmp_path / name))
+        run(taught, tmp_path / f"by_{name}", miniature, holdout=True)
+    metrics = run(override(recipe, teacher=recipe.model), tmp_path / "run", miniature)
+    assert metrics["teachers"] == [recipe.model]
+    folder = hub.build(tmp_path / "run", tmp_path, holdout_run=tmp_path / "by_same")
+    assert f"{recipe.epochs} epochs, taught by `{recipe.model}`" in (folder / "README.md").read_text()
+    with pytest.raises(CheckpointError, match="another recipe"):
+        hub.build(tmp_path / "run", tmp_path, holdout_run=tmp_path / "by_other")
 
 
 def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):

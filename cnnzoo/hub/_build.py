@@ -66,7 +66,7 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
     if holdout_run is not None:
         found.append((holdout_run, *_read_run(holdout_run, "holdout")))
     for run, recipe, measured in found:
-        if _comparable(recipe) != _comparable(found[0][1]):
+        if _comparable(recipe, measured) != _comparable(*found[0][1:]):
             raise CheckpointError(f"{run} is of another recipe than the rest. Give runs that differ in seed alone.")
         if measured.get("data") != found[0][2].get("data"):
             raise CheckpointError(f"{run} has seen other data than the rest. Give runs that differ in seed alone.")
@@ -282,8 +282,14 @@ def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return recipe, metrics
 
 
-def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in recipe.items() if k not in ("seed", "holdout", "compile")}
+def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """What has to be the same in all runs of a checkpoint.
+
+    Of teachers that is what kind of model they are: those of the run on the holdout have to be others of that kind, which
+    have not seen the holdout either.
+    """
+    same = {k: v for k, v in recipe.items() if k not in ("seed", "holdout", "compile", "teacher")}
+    return same | dict(teachers=measured.get("teachers", []))
 
 
 def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any] | None) -> dict[str, Any]:

@@ -195,6 +195,8 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
 
 def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:
     std = m["top1_std"]
+    start = ", from pretrained weights" if recipe.get("pretrained") else ""
+    start += f", taught by `{'`, `'.join(m['teachers'])}`" if "teachers" in m else ""
     choices = _CHOICES if "holdout_top1" in m else _NO_CHOICES
     return _ACCURACY.format(
         m=m,
@@ -203,7 +205,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
         count=len(m["seeds"]),
         holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
-        trained=_TRAINED.format(info=info, m=m, start=", from pretrained weights" if recipe.get("pretrained") else ""),
+        trained=_TRAINED.format(info=info, m=m, start=start),
         choices=choices.format(info=info, margin=_margin(m["top1"], info)),
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",

@@ -390,6 +390,8 @@ def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
         data_md5=judge.info.files,
         sha256=checkpoints.sha256(weights),
     )
+    if run.loss.teachers:
+        metrics["teachers"] = [teacher.pretrained_cfg["architecture"] for teacher in run.loss.teachers]
     if run.holdout:
         metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
     write_json(run.out / "metrics.json", metrics)
