@@ -29,8 +29,10 @@ class Recipe:
             the weights themselves.
         flip, shift, cutout: See `data.Augment`.
         image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own.
-        start_size: Height of the images in the first epoch, scaled down; it grows in equal steps (progressive resizing,
-            arXiv:2104.00298). 0 for whole images throughout.
+        start_size: Height of the images in the first epoch, scaled down; it grows (progressive resizing, arXiv:2104.00298).
+            0 for whole images throughout.
+        size_step: Pixels that it grows by at a time, each size lasting equally long: what pooling halves stays whole in
+            multiples of 4. 0 for a little in every epoch.
         grown_at: Share of the epochs after which the images are whole.
         drop_rate, drop_path_rate: See `models.ConvNet`.
         mixup, cutmix: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412) and CutMix
@@ -73,6 +75,7 @@ class Recipe:
     cutmix: float = 0.0
     image_size: int = 0
     start_size: int = 0
+    size_step: int = 0
     grown_at: float = 0.6
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -101,7 +104,10 @@ class Recipe:
         if not self.start_size or self.start_size >= full[0]:
             return full
         grown = min(1.0, epoch / (self.grown_at * self.epochs))
-        height = round(self.start_size + grown * (full[0] - self.start_size))
+        growth = grown * (full[0] - self.start_size)
+        if self.size_step and grown < 1:
+            growth = growth // self.size_step * self.size_step
+        height = round(self.start_size + growth)
         return height, round(full[1] * height / full[0])
 
     def __post_init__(self) -> None:
@@ -128,8 +134,8 @@ _RANGES = (
     ("in_chans", 0, 3), ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1),
     ("weight_decay", 0, 10),
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
-    ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("grown_at", 0.01, 1), ("image_size", 0, 1_000), ("drop_rate", 0, 1),
-    ("drop_path_rate", 0, 1),
+    ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("size_step", 0, 1_000), ("grown_at", 0.01, 1),
+    ("image_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
     ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("accumulate", 1, _MANY), ("distill", 0, 1),
     ("distill_temperature", 0.01, 1_000), ("layer_decay", 0.01, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
 )  # fmt: skip
@@ -187,8 +193,9 @@ def fast(model: str) -> Recipe:
     after 4 minutes on AMD EPYC, 2 threads, by `cnnzoo bench train`.
     """
     return Recipe(
-        model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.1, sched="onecycle", cutout=0,
-        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), grown_at=0.75, whiten=True, dirac=True,
+        model=model, epochs=9, batch_size=256, opt="muon", lr=0.01, weight_decay=0.2, sched="onecycle", cutout=0,
+        label_smoothing=0.05, ema_decay=0.98, start_size=_start_size(model), size_step=4, grown_at=0.65, whiten=True,
+        dirac=True,
     )  # fmt: skip
 
 

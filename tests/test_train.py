@@ -186,6 +186,14 @@ def test_images_grow_from_start_size_and_are_whole_from_grown_at_on(recipe):
     assert grown.size_at(0, (32, 64)) == (16, 32)
 
 
+def test_images_that_grow_in_steps_have_each_size_equally_long(recipe):
+    stepped = override(recipe, epochs=12, start_size=16, size_step=4, grown_at=0.75)
+    heights = [stepped.size_at(epoch, (28, 28))[0] for epoch in range(12)]
+    assert heights == [16] * 3 + [20] * 3 + [24] * 3 + [28] * 3
+    assert override(stepped, size_step=5).size_at(8, (28, 28)) == (26, 26)  # whole in the end, though 12 is no multiple of 5
+    assert override(stepped, size_step=5).size_at(9, (28, 28)) == (28, 28)
+
+
 def test_a_run_with_growing_images_trains_on_them(recipe, tmp_path, miniature, monkeypatch):
     shapes = []
     batches = data.epoch_batches
