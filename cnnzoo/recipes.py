@@ -166,6 +166,13 @@ def override(recipe: Recipe, **fields: Any) -> Recipe:
     return dataclasses.replace(recipe, **fields)
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that was saved, by an older version maybe: fields that came since have their defaults, which
+    were chosen to be what was done before.
+    """
+    return {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING} | saved
+
+
 def standard(model: str) -> Recipe:
     """The recipe of most published weights: SGD, cosine, flip, shift, cutout, EMA, 30 epochs, of which the first 22 see
     smaller images: a fifth of the time less for `vgg_tiny`.

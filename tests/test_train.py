@@ -15,8 +15,9 @@ import torch
 from helpers import TINY, run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, evaluate, train
+from cnnzoo import data, evaluate, hub, train
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
+from cnnzoo.files import write_json
 from cnnzoo.recipes import Recipe, override
 from cnnzoo.train import _parts
 
@@ -118,6 +119,27 @@ def test_another_recipe_cannot_resume_a_run(recipe, tmp_path, miniature):
         run(override(recipe, lr=0.3), tmp_path / "run", miniature, resume=True)
     with pytest.raises(CheckpointError, match="holdout: False then, True now"):
         run(recipe, tmp_path / "run", miniature, resume=True, holdout=True)
+
+
+def test_a_run_from_before_the_recipe_had_a_field_is_of_the_same_recipe(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "old", miniature)
+    run(override(recipe, seed=1), tmp_path / "new", miniature)
+    run(override(recipe, seed=2, size_step=4), tmp_path / "stepped", miniature)
+    path = tmp_path / "old" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["recipe"]["size_step"]
+    torch.save(state, path)
+    write_json(tmp_path / "old" / "recipe.json", state["recipe"])
+    run(recipe, tmp_path / "old", miniature, resume=True)
+    write_json(tmp_path / "old" / "recipe.json", state["recipe"])
+    folder = hub.build([tmp_path / "old", tmp_path / "new"], tmp_path)
+    assert cnnzoo.checkpoints.read_json(folder / "metrics.json")["seeds"] == [0, 1]
+    with pytest.raises(CheckpointError, match="of another recipe"):
+        hub.build([tmp_path / "old", tmp_path / "stepped"], tmp_path)
+    state["recipe"]["size_step"] = 4
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="size_step: 4 then, 0 now"):
+        run(recipe, tmp_path / "old", miniature, resume=True)
 
 
 def test_a_checkpoint_of_something_else_is_refused(recipe, tmp_path, miniature):

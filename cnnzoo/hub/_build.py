@@ -18,6 +18,7 @@ from .. import __version__, checkpoints, evaluate, registry, summary
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
+from ..recipes import completed
 from ._card import CUSTOM, card, facts, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE, load_model, read_config
 
@@ -288,7 +289,7 @@ def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, A
     Of teachers that is what kind of model they are: those of the run on the holdout have to be others of that kind, which
     have not seen the holdout either.
     """
-    same = {k: v for k, v in recipe.items() if k not in ("seed", "holdout", "compile", "teacher")}
+    same = {k: v for k, v in completed(recipe).items() if k not in ("seed", "holdout", "compile", "teacher")}
     return same | dict(teachers=measured.get("teachers", []))
 
 

@@ -17,6 +17,7 @@ import torch
 
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic
+from ..recipes import completed
 
 CHECKPOINT, PREVIOUS, LOG = "checkpoint.pt", "checkpoint.previous.pt", "metrics.jsonl"
 _KEYS = {"recipe", "epoch", "step", "tally", "seconds", "history", "model", "ema", "optimizer"}
@@ -62,7 +63,7 @@ def load_state(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
     path = out / CHECKPOINT
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, found = _KEYS - set(state), dict(state["recipe"])
+        missing, found = _KEYS - set(state), completed(dict(state["recipe"]))
         if missing:
             raise KeyError(", ".join(sorted(missing)))
     except Exception as e:  # torch raises half a dozen kinds for a damaged file
