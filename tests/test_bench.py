@@ -10,6 +10,7 @@ from cnnzoo import bench, checkpoints, data, datasets
 from cnnzoo.bench import _infer, _train
 from cnnzoo.cli import main
 from cnnzoo.errors import CnnzooError
+from cnnzoo.recipes import Recipe, get_recipe
 
 
 @pytest.fixture
@@ -50,6 +51,7 @@ def test_a_cold_start_runs_the_command_and_reads_its_accuracy(fashion_mnist_dir)
     arguments = ["lenet_d2l", "--recipe", "textbook", "--epochs", "1", "--batch-size", "2048"]
     (row,) = bench.cold_starts(fashion_mnist_dir, {"any": arguments}, seeds=(0, 1))
     assert row["command"] == "cnnzoo train " + " ".join(arguments)
+    assert Recipe(**row["recipe"]) == get_recipe("textbook", "lenet_d2l", epochs=1, batch_size=2048)
     assert len(row["seconds"]) == len(row["top1"]) == len(row["top1_tta"]) == 2
     assert all(seconds > 1 for seconds in row["seconds"])
 

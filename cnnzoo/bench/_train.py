@@ -163,10 +163,14 @@ def cold_starts(
         seeds: One run each.
 
     Returns:
-        A row per command: `name`, `seconds`, `top1` and `top1_tta` with one entry per seed.
+        A row per command: `name`, `command`, `recipe` without its seed, and `seconds`, `top1` and `top1_tta` with one entry
+        per seed.
     """
     runs = [(name, arguments, seed) for name, arguments in commands.items() for seed in seeds]
-    found: dict[str, dict[str, list[float]]] = {name: dict(seconds=[], top1=[], top1_tta=[]) for name in commands}
+    found: dict[str, dict[str, Any]] = {
+        name: dict(command=f"cnnzoo train {' '.join(arguments)}", recipe={}, seconds=[], top1=[], top1_tta=[])
+        for name, arguments in commands.items()
+    }
     for name, arguments, seed in tqdm(runs, desc="cold starts", leave=False, disable=None):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
@@ -174,7 +178,8 @@ def cold_starts(
             began = time.perf_counter()
             subprocess.run([*command, "--data-dir", str(data_dir)], check=True, capture_output=True)
             found[name]["seconds"].append(round(time.perf_counter() - began, 1))
-            metrics = json.loads((out / "metrics.json").read_text())
+            metrics, recipe = (json.loads((out / f"{file}.json").read_text()) for file in ("metrics", "recipe"))
+        found[name]["recipe"] = {k: v for k, v in recipe.items() if k not in ("seed", "holdout")}
         for key in ("top1", "top1_tta"):
             found[name][key].append(metrics[key])
-    return [dict(name=name, command=f"cnnzoo train {' '.join(commands[name])}", **found[name]) for name in commands]
+    return [dict(name=name, **row) for name, row in found.items()]
