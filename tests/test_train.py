@@ -140,6 +140,9 @@ def test_a_run_from_before_the_recipe_had_a_field_is_of_the_same_recipe(recipe, 
     torch.save(state, path)
     with pytest.raises(CheckpointError, match="size_step: 4 then, 0 now"):
         run(recipe, tmp_path / "old", miniature, resume=True)
+    torch.save(dict(state, recipe=dict(state["recipe"], size_step=0, from_the_future=1)), path)
+    with pytest.raises(CheckpointError, match=r"\(from_the_future: 1 then, None now\)"):
+        run(recipe, tmp_path / "old", miniature, resume=True)
 
 
 def test_a_checkpoint_of_something_else_is_refused(recipe, tmp_path, miniature):

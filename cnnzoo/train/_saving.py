@@ -68,8 +68,9 @@ def load_state(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
             raise KeyError(", ".join(sorted(missing)))
     except Exception as e:  # torch raises half a dozen kinds for a damaged file
         raise damaged(path, e) from e
-    if identity != found:
-        changed = ", ".join(f"{k}: {found.get(k)!r} then, {v!r} now" for k, v in identity.items() if found.get(k) != v)
+    wanted = completed(identity)
+    if differ := [k for k in wanted | found if wanted.get(k) != found.get(k)]:
+        changed = ", ".join(f"{k}: {found.get(k)!r} then, {wanted.get(k)!r} now" for k in differ)
         raise CheckpointError(f"{path} is of another recipe ({changed}). Resume with the same one, or choose another --out.")
     return state
 
