@@ -57,7 +57,7 @@ _ACCURACY = """| | |
 {choices}
 
 {robust}{picture}\
-Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}, by `{m[command]}`."""
+Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
 
@@ -85,8 +85,11 @@ _UNMEASURED = "Not measured. The folder was made from a model: nothing in it say
 _RECIPE = """
 ## Recipe
 
+The weights were made by `{command}`.
+A recipe's name and an option's default may change from version to version; then they meant:
+
 ```json
-{}
+{recipe}
 ```
 """
 
@@ -183,7 +186,7 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         variant=_VARIANT.format(rgb=RGB) if is_twin else "",
         pipeline=_pipeline(repo_id, info.image_size[0]),
         accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
-        recipe=_RECIPE.format(json.dumps(recipe, indent=2)) if recipe else "",
+        recipe=_RECIPE.format(command=metrics["command"], recipe=json.dumps(recipe, indent=2)) if recipe else "",
         data=_data(metrics, info) if measured else "",
         use=_GARMENTS if known else _classes(info, input_size),
         licences=_licences(known, info if measured else None),
