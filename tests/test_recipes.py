@@ -46,11 +46,12 @@ def recipe_of(command: str) -> Recipe:
 
 def measured_by(command: str) -> tuple[float, float, float, str]:
     """Top-1, the same with flip TTA, minutes and hardware of a command that was published or is in the kept benchmark."""
+    recipe = recipe_of(command)
     for kept in BENCH["cold_starts"]:
-        if command.startswith(kept["command"]):
+        if Recipe(**kept["recipe"]) == recipe:
             means = [statistics.mean(kept[key]) for key in ("top1", "top1_tta", "seconds")]
             return means[0], means[1], means[2] / 60, BENCH["hardware"]
-    (row,) = [r for r in cnnzoo.results() if Recipe(**r["recipe"]) == recipe_of(command)]
+    (row,) = [r for r in cnnzoo.results() if Recipe(**r["recipe"]) == recipe]
     return row["top1_mean"], row["top1_tta"], row["minutes"], row["hardware"]
 
 
