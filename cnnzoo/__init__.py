@@ -4,8 +4,6 @@ Importing it registers every model with timm. What takes longer to import is in 
 and `cnnzoo.hub`, which are imported when they are first used.
 """
 
-__version__ = "0.1.0"
-
 from importlib import import_module
 from types import ModuleType
 
@@ -13,10 +11,11 @@ from .data import create_transform, load_split
 from .evaluate import predict
 from .exporting import compiled, export, load_exported
 from .registry import create_model, info, list_models, list_pretrained, results
+from .version import __version__
 
 __all__ = [
-    "compiled", "create_model", "create_transform", "export", "info", "list_models", "list_pretrained", "load_exported",
-    "load_split", "predict", "results",
+    "__version__", "compiled", "create_model", "create_transform", "export", "info", "list_models", "list_pretrained",
+    "load_exported", "load_split", "predict", "results",
 ]  # fmt: skip
 
 _MODULES = ("bench", "drawings", "hub", "plots", "primitives", "recipes", "reproduce", "robustness", "train")

@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from . import __version__
 from .errors import HubError
+from .version import __version__
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ PACKAGE = Path(cnnzoo.__file__).parent
 
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
-    "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes", "checkpoints", "data",
+    "version", "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes", "checkpoints", "data",
     "models", "registry", "evaluate", "robustness", "published", "plots", "hub", "train", "reproduce", "drawings",
     "exporting", "bench", "cli",
 )  # fmt: skip
@@ -48,7 +48,7 @@ def imported(path: Path) -> set[str]:
         else:
             continue
         found |= {name.split(".")[1] for name in names if name.startswith("cnnzoo.")}
-    return found - {"__version__"}
+    return found
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
@@ -72,7 +72,7 @@ def test_a_family_imports_no_other_family(path):
 
 def test_the_check_sees_imports_of_every_form(tmp_path, monkeypatch):
     source = (
-        "import cnnzoo.data\nfrom cnnzoo import train\nfrom . import hub, __version__\nfrom .models._convnet import x\n"
+        "import cnnzoo.data\nfrom cnnzoo import train\nfrom . import hub\nfrom .models._convnet import x\n"
         "def f():\n    from .cli import main\nimport torch\nfrom timm.models import y\n"
     )
     (tmp_path / "probe.py").write_text(source)

@@ -5,7 +5,7 @@ Exit codes: 0 good, 1 failed (one line says why), 2 wrong use.
 
 import click
 
-from .. import __version__
+from ..version import __version__
 from . import _bench, _export, _hub, _models, _plot, _train
 from ._common import Group
 

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from .. import __version__, checkpoints, evaluate, registry, summary
+from .. import checkpoints, evaluate, registry, summary
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
 from ..recipes import completed
+from ..version import __version__
 from ._card import CUSTOM, card, facts, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE, load_model, read_config
 

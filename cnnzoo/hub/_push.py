@@ -8,9 +8,10 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.hf_api import ModelInfo
 
-from .. import __version__, checkpoints
+from .. import checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
 from ..errors import HubError
+from ..version import __version__
 from ._build import read_numbers, twin
 from ._card import RGB, card, facts, full_name
 from ._folder import ALLOWED, CARD, CONFIG
