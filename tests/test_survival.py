@@ -13,10 +13,9 @@ import pytest
 import torch
 from helpers import run_recipe as run, weights_of
 
-from cnnzoo import train
 from cnnzoo.errors import CheckpointError
 from cnnzoo.recipes import Recipe, override
-from cnnzoo.train import _saving
+from cnnzoo.train import _loop, _saving
 
 RECIPE = Recipe(
     model="lenet_tiny", dataset="miniature", epochs=3, batch_size=8, warmup_epochs=1, amp="no", ema_decay=0.9, drop_rate=0.2,
@@ -45,14 +44,14 @@ def test_a_run_told_to_stop_goes_on_from_that_very_update(tmp_path, miniature, m
     run(RECIPE, tmp_path / "whole", miniature)
     done = []
 
-    def counted(state, *args, real=train._update):
+    def counted(state, *args, real=_loop._update):
         done.append(1)
         if len(done) == updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(state, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_update", counted)
+        patch.setattr(_loop, "_update", counted)
         with pytest.raises(SystemExit) as stopped:
             run(RECIPE, tmp_path / "cut", miniature)
     assert stopped.value.code == 143

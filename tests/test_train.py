@@ -15,11 +15,11 @@ import torch
 from helpers import TINY, run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, evaluate, hub, train
+from cnnzoo import data, evaluate, hub
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
 from cnnzoo.files import write_json
 from cnnzoo.recipes import Recipe, override
-from cnnzoo.train import _parts
+from cnnzoo.train import _loop, _parts
 
 
 def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(recipe, tmp_path, miniature):
@@ -91,14 +91,14 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(recipe
     run(recipe, tmp_path / "whole", miniature)
     epochs = []
 
-    def stop_after_two(*args, real=train._run_epoch):
+    def stop_after_two(*args, real=_loop._run_epoch):
         if len(epochs) == 2:
             raise KeyboardInterrupt
         epochs.append(1)
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_run_epoch", stop_after_two)
+        patch.setattr(_loop, "_run_epoch", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, tmp_path / "cut", miniature)
     run(recipe, tmp_path / "cut", miniature, resume=True)

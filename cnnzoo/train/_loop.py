@@ -1,0 +1,397 @@
+"""The training loop: one recipe in, one run folder out.
+
+A run folder holds recipe.json, environment.json, metrics.jsonl (a line per epoch), checkpoint.pt (to resume from) and the
+one before it, and at the end model.safetensors, metrics.json and, with matplotlib, curves.png.
+"""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import save_file
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import checkpoints, data, datasets, evaluate, summary
+from ..errors import TrainingError
+from ..files import atomic, write_json
+from ..memory import keep_memory
+from ..recipes import Recipe
+from ._parts import (
+    Loss,
+    Schedule,
+    check_batch,
+    deterministic,
+    load_teachers,
+    make_accelerator,
+    make_model,
+    make_optimizer,
+    read_size,
+    seed_device,
+)
+from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
+
+_CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
+_SIGTERM_EXIT = 143
+
+
+@dataclass
+class Run:
+    """Everything that changes while training, and what it is trained with."""
+
+    recipe: Recipe
+    holdout: bool
+    out: Path
+    accelerator: Accelerator
+    model: nn.Module  # the plain module; its weights are what is saved
+    forward: nn.Module  # the same weights behind processes, mixed precision and torch.compile
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loss: Loss
+    updates_per_epoch: int
+    epoch: int = 0  # completed
+    step: int = 0  # updates done in the epoch after those
+    tally: Tensor = field(default_factory=lambda: torch.zeros(3))  # of that epoch: loss times images, right answers, images
+    seconds: float = 0.0  # spent training, over all sittings
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    stop: bool = False  # SIGTERM came
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for a run to be resumed."""
+        return dict(dataclasses.asdict(self.recipe), holdout=self.holdout)
+
+    @property
+    def best_weights(self) -> nn.Module:
+        """The module whose weights are published: the average if there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+    holdout: bool = False,
+    resume: bool = False,
+    device: str | None = None,
+    track: str | None = None,
+    skip_broken: bool = False,
+    on_start: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Trains a model and measures it once.
+
+    Under `accelerate launch` or `torchrun` it is one of several processes, which share each batch. SIGTERM saves the state
+    and exits with code 143.
+
+    Args:
+        recipe: What to do.
+        out: The run folder; made if it does not exist.
+        data_dir, download, skip_broken: See `data.load_splits`.
+        holdout: Train on the training images without the holdout, and measure on that after every epoch; for choices.
+            Otherwise all training images are trained on and the test set is read once, at the end.
+        resume: Go on from where the run folder's run was, if it has one.
+        device: `"cpu"`, or None for whatever accelerate finds.
+        track: Also log to `"tensorboard"`, `"trackio"` or `"wandb"`, through accelerate.
+        on_start: Called on the main process with the resolved recipe, when all is checked and training begins.
+
+    Returns:
+        What is in the run folder's metrics.json; on other processes than the main one nothing.
+
+    Raises:
+        CheckpointError: There is a run in `out` already and `resume` is false, or it is of another recipe, or damaged.
+        TrainingError: The loss is not finite any more.
+        CnnzooError: The disk is full; the last good checkpoint is intact.
+    """
+    out = Path(out)
+    accelerator = make_accelerator(recipe, device, track, out)
+    splits = ("fit", "holdout") if holdout else ("train", "test")
+    where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+    split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
+    split = split.to(accelerator.device)
+    check_batch(recipe, len(split), accelerator.num_processes)
+    run = _start(recipe, holdout, out, accelerator, split)
+    _open_folder(run, resume)
+    if on_start and accelerator.is_main_process:
+        on_start(run.identity)
+    if track:
+        accelerator.init_trackers("cnnzoo", config=run.identity)
+    with _sigterm_stops(run), deterministic(recipe.deterministic):
+        _run_epochs(run, split, judge if holdout else None)
+        metrics = _finish(run, judge)
+    if track:
+        accelerator.end_training()
+    return metrics
+
+
+def _open_folder(run: Run, resume: bool) -> None:
+    """Makes the run folder, or goes on with what is in it."""
+    make_folder(run.out, resume)
+    run.accelerator.wait_for_everyone()  # before the main process puts a checkpoint there
+    if resume and (run.out / CHECKPOINT).is_file():
+        _load(run)
+    if run.accelerator.is_main_process:
+        write_json(run.out / "recipe.json", run.identity)
+        write_json(run.out / "environment.json", environment(run.accelerator.device))
+        if not run.history and not run.step:
+            _save(run)
+
+
+def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split) -> Run:
+    torch.manual_seed(recipe.seed)
+    model = make_model(recipe, split).to(accelerator.device, memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for accelerators only
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+    optimizer = make_optimizer(recipe, model)
+    updates = len(split) // recipe.batch_size
+    schedule = Schedule(recipe, optimizer, updates)
+    loss = Loss(recipe, load_teachers(recipe, split.info, holdout)).to(accelerator.device)
+    # The optimiser stays as it is: accelerate's wrapper scales the gradients of fp16, which we have none of, and looks for
+    # a package on disk at every step.
+    forward = accelerator.prepare(model)
+    if recipe.compile:
+        # Each size of progressive resizing is compiled for itself.
+        torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+        forward = torch.compile(forward, dynamic=False)
+    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates)
+    run.tally = run.tally.to(accelerator.device)
+    return run
+
+
+# -- epochs and steps ----------------------------------------------------------------------------------------------------
+
+
+def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
+    recipe = run.recipe
+    total = recipe.epochs * run.updates_per_epoch
+    done = run.epoch * run.updates_per_epoch + run.step
+    hidden = None if run.accelerator.is_main_process else True
+    scale = dict(unit="img", unit_scale=recipe.batch_size, smoothing=0.05)
+    with tqdm(total=total, initial=done, desc=recipe.model, disable=hidden, **scale) as bar:
+        while run.epoch < recipe.epochs:
+            began, spent = time.perf_counter(), run.seconds
+            line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, bar))
+            run.seconds = spent + time.perf_counter() - began
+            run.epoch, run.step = run.epoch + 1, 0
+            run.tally.zero_()
+            if judge is not None:
+                m = evaluate.measure(_gathered_logits(run, run.best_weights, judge), judge.labels)
+                line.update(holdout_loss=m.loss, holdout_top1=m.top1)
+            line.update(seconds=round(time.perf_counter() - began, 2))
+            run.history.append(line)
+            if run.accelerator.is_main_process:
+                _save(run)
+            run.accelerator.log({k: v for k, v in line.items() if k != "epoch"}, step=run.epoch)
+
+
+def _run_epoch(run: Run, split: data.Split, bar: tqdm) -> dict[str, float]:
+    recipe, accelerator = run.recipe, run.accelerator
+    augment = data.Augment(
+        flip=recipe.flip, shift=recipe.shift, cutout=recipe.cutout, erase=recipe.erase, mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+    )  # fmt: skip
+    batches = data.epoch_batches(
+        split, recipe.batch_size, augment, seed=recipe.seed, epoch=run.epoch,
+        image_size=recipe.size_at(run.epoch, split.info.image_size[1:]), start=run.step,
+        rank=accelerator.process_index, world=accelerator.num_processes,
+    )  # fmt: skip
+    keep_memory()
+    run.model.train()
+    if recipe.freeze:
+        run.model.eval()  # statistics stay as they are
+        run.model.head.train()
+    unchecked: list[Tensor] = []
+    for step, (images, labels) in enumerate(batches, start=run.step):
+        update = run.epoch * run.updates_per_epoch + step
+        unchecked.append(_update(run, update, images, labels))
+        run.step = step + 1
+        look = step % _CHECK_EVERY == 0 or run.step == run.updates_per_epoch
+        if look:
+            _check_finite(run, unchecked, update)
+            unchecked.clear()
+            loss, right, seen = run.tally.tolist()
+            shown = dict(epoch=run.epoch + 1, loss=f"{loss / seen:.3f}", top1=f"{100 * right / seen:.1f}%")
+            if run.history and "holdout_top1" in run.history[-1]:
+                shown["holdout"] = f"{run.history[-1]['holdout_top1']:.1f}%"
+            bar.set_postfix(shown, refresh=False)
+        bar.update()
+        if _told_to_stop(run, look):
+            _check_finite(run, unchecked, update)
+            _leave(run)
+    totals = accelerator.reduce(run.tally, "sum").tolist()
+    lr = max(group["lr"] for group in run.optimizer.param_groups)
+    return dict(lr=lr, train_loss=round(totals[0] / totals[2], 5), train_top1=round(100 * totals[1] / totals[2], 3))
+
+
+def _update(run: Run, update: int, images: Tensor, labels: Tensor) -> Tensor:
+    """One step of the optimiser on this process's part of a batch; returns the loss."""
+    recipe, accelerator = run.recipe, run.accelerator
+    # Dropout depends on seed, update and process alone, so a resumed run goes on as it would have.
+    seed_device((recipe.seed * 1_000_003 + update) * 4_099 + accelerator.process_index, accelerator.device)
+    run.schedule.set(update)
+    pieces = list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True))
+    losses = []
+    for i, (x, y) in enumerate(pieces):
+        last = i == len(pieces) - 1
+        with contextlib.nullcontext() if last else accelerator.no_sync(run.forward):
+            logits = run.forward(x)
+            with accelerator.autocast():
+                loss = run.loss(logits, y, x)
+            accelerator.backward(loss / len(pieces))
+        losses.append(loss.detach())
+        truth = y if y.dim() == 1 else y.argmax(1)
+        run.tally += torch.stack([losses[-1] * len(y), (logits.detach().argmax(1) == truth).sum(), len(y) + 0 * losses[-1]])
+    if recipe.clip_grad:
+        accelerator.clip_grad_norm_(run.model.parameters(), recipe.clip_grad)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.ema is not None:
+        run.ema.update(run.model, step=update)
+    return torch.stack(losses).mean()
+
+
+def _check_finite(run: Run, losses: list[Tensor], update: int) -> None:
+    """Stops the run if one of the losses up to and including that of `update` is not finite."""
+    bad = (~torch.isfinite(torch.stack(losses))).nonzero() if losses else []
+    if len(bad):
+        raise TrainingError(
+            f"The loss is not finite at step {update - len(losses) + 1 + bad[0].item()} (epoch {run.epoch + 1}). Lower the "
+            f"learning rate (lr={run.recipe.lr}) or set clip_grad; {run.out / CHECKPOINT} is of the last good epoch."
+        )
+
+
+# -- stopping, saving, going on ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _sigterm_stops(run: Run) -> Iterator[None]:
+    """Inside the block SIGTERM, which is how machines are taken away, only asks the run to stop."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not for other threads to handle
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda *_: setattr(run, "stop", True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _told_to_stop(run: Run, look: bool) -> bool:
+    """Whether to stop after this step; several processes agree on it, every `_CHECK_EVERY` steps."""
+    if run.accelerator.num_processes == 1:
+        return run.stop
+    if not look:
+        return False
+    told = torch.tensor([float(run.stop)], device=run.accelerator.device)
+    return run.accelerator.reduce(told, "sum").item() > 0
+
+
+def _leave(run: Run) -> None:
+    """Saves the state in the middle of an epoch, and exits."""
+    run.tally = run.accelerator.reduce(run.tally, "sum") / run.accelerator.num_processes  # each goes on with its share
+    if run.accelerator.is_main_process:
+        _save(run)
+    run.accelerator.wait_for_everyone()
+    raise SystemExit(_SIGTERM_EXIT)
+
+
+def _save(run: Run) -> None:
+    state = dict(
+        recipe=run.identity,
+        epoch=run.epoch,
+        step=run.step,
+        tally=run.tally.cpu(),
+        seconds=run.seconds,
+        history=run.history,
+        model=run.model.state_dict(),
+        ema=run.ema.state_dict() if run.ema is not None else None,
+        optimizer=run.optimizer.state_dict(),
+    )
+    save_state(run.out, state)
+
+
+def _load(run: Run) -> None:
+    state = load_state(run.out, run.identity)
+    try:
+        run.model.load_state_dict(state["model"])
+        if run.ema is not None:
+            run.ema.load_state_dict(state["ema"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.epoch, run.step, run.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
+        run.tally, run.history = state["tally"].to(run.tally), list(state["history"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        raise damaged(run.out / CHECKPOINT, e) from e
+
+
+# -- the end -------------------------------------------------------------------------------------------------------------
+
+
+def _gathered_logits(run: Run, model: nn.Module, judge: data.Split) -> Tensor:
+    """Outputs for every image of a split, each computed by one process, `(N, K)`."""
+    rank, world = run.accelerator.process_index, run.accelerator.num_processes
+    size = run.recipe.full_size(judge.info.image_size[1:])
+    if world == 1:
+        return evaluate.predict_logits(model, judge, image_size=size)
+    mine = evaluate.predict_logits(model, judge[rank::world], image_size=size) if rank < len(judge) else None
+    logits = torch.empty(len(judge), run.model.num_classes)
+    for other, part in gather_object([(rank, mine)]):
+        if part is not None:
+            logits[other::world] = part
+    return logits
+
+
+def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
+    """Writes the weights, then reads the judging split once."""
+    model = run.best_weights
+    weights = run.out / checkpoints.WEIGHTS
+    if run.accelerator.is_main_process:
+        with atomic(weights) as temporary:
+            state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
+            save_file(state, temporary, metadata=dict(format="pt"))
+    logits = _gathered_logits(run, model, judge)
+    mirrored = _gathered_logits(run, model, dataclasses.replace(judge, images=judge.images.flip(3)))
+    if not run.accelerator.is_main_process:
+        return {}
+    measured = evaluate.measure(logits, judge.labels)
+    image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
+    size = summary.count(model, image_size)
+    metrics = dict(
+        model=run.recipe.model,
+        dataset=run.recipe.dataset,
+        split="holdout" if run.holdout else "test",
+        top1=measured.top1,
+        top1_tta=evaluate.measure(evaluate.averaged(logits, mirrored), judge.labels).top1,
+        loss=measured.loss,
+        ece=measured.ece,
+        per_class=measured.per_class,
+        confusion=measured.confusion,
+        params=size.params,
+        macs=size.macs,
+        seed=run.recipe.seed,
+        epochs=run.epoch,
+        minutes=round(run.seconds / 60, 2),
+        **environment(run.accelerator.device),
+        data=datasets.record(judge.info, image_size),
+        data_md5=judge.info.files,
+        sha256=checkpoints.sha256(weights),
+    )
+    if run.loss.teachers:
+        metrics["teachers"] = [teacher.pretrained_cfg["architecture"] for teacher in run.loss.teachers]
+    if run.holdout:
+        metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
+    write_json(run.out / "metrics.json", metrics)
+    draw_curves(run.out)
+    return metrics
