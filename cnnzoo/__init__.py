@@ -8,8 +8,8 @@ from importlib import import_module
 from types import ModuleType
 
 from .data import create_transform, load_split
-from .evaluate import predict
 from .exporting import compiled, export, load_exported
+from .predict import predict
 from .registry import create_model, info, list_models, list_pretrained, results
 from .version import __version__
 

@@ -17,6 +17,7 @@ from . import evaluate, published
 from .data import Split, create_transform, open_image
 from .errors import CheckpointError, CnnzooError, InputError
 from .files import atomic
+from .predict import class_labels
 
 try:
     from matplotlib.figure import Figure
@@ -245,7 +246,7 @@ def grad_cam(model: nn.Module, image: Any, label: int | None = None, level: int 
     x = _input(model, image)
     cam, logits = (t.cpu() for t in class_activation(model, x, label, level))
     label = logits.argmax().item() if label is None else label
-    name, probability = evaluate.class_labels(model)[label], logits.softmax(0)[label].item()
+    name, probability = class_labels(model)[label], logits.softmax(0)[label].item()
     figure, tiles = _tiles(3, 3, f"Evidence for {name} ({probability:.1%})")
     pixels = _pixels(x)
     tiles[0].imshow(pixels, cmap="gray")

@@ -78,7 +78,7 @@ def test_measuring_leaves_the_model_in_its_mode_and_its_statistics_alone(tiny_sp
     network = cnnzoo.create_model("lenet_tiny").train()
     before = {k: v.clone() for k, v in network.state_dict().items()}
     evaluate.evaluate(network, tiny_split)
-    evaluate.predict(network, tiny_split.images[0])
+    cnnzoo.predict(network, tiny_split.images[0])
     assert network.training
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
@@ -105,15 +105,15 @@ def test_eval_gives_every_checkpoint_the_number_on_its_card(name, fashion_mnist_
 
 def test_one_image_gives_one_answer_and_a_list_a_list(model, tiny_split):
     image = tiny_split.images[0]
-    one = evaluate.predict(model, image, topk=3)
+    one = cnnzoo.predict(model, image, topk=3)
     assert len(one) == 3
-    for other in evaluate.predict(model, [image, image], topk=3):
+    for other in cnnzoo.predict(model, [image, image], topk=3):
         assert [label for label, _ in other] == [label for label, _ in one]
         assert [p for _, p in other] == pytest.approx([p for _, p in one], abs=1e-5)
     probabilities = [p for _, p in one]
     assert probabilities == sorted(probabilities, reverse=True)
-    assert {label for label, _ in evaluate.predict(model, image, topk=10)} == set(tiny_split.info.labels)
-    assert sum(p for _, p in evaluate.predict(model, image, topk=10)) == pytest.approx(1, abs=1e-5)
+    assert {label for label, _ in cnnzoo.predict(model, image, topk=10)} == set(tiny_split.info.labels)
+    assert sum(p for _, p in cnnzoo.predict(model, image, topk=10)) == pytest.approx(1, abs=1e-5)
 
 
 def test_path_pil_array_and_tensor_of_one_image_get_one_answer(model, tiny_split, tmp_path):
@@ -123,7 +123,7 @@ def test_path_pil_array_and_tensor_of_one_image_get_one_answer(model, tiny_split
         str(tmp_path / "image.png"), tmp_path / "image.png", Image.fromarray(array), array, array[None], array[..., None],
         tiny_split.images[0], torch.from_numpy(array), array / 255.0, Image.fromarray(array).convert("RGB"),
     ]  # fmt: skip
-    answers = evaluate.predict(model, sources, topk=2)
+    answers = cnnzoo.predict(model, sources, topk=2)
     for answer in answers[1:]:
         assert [label for label, _ in answer] == [label for label, _ in answers[0]]
         assert [p for _, p in answer] == pytest.approx([p for _, p in answers[0]], abs=1e-4)
@@ -148,24 +148,24 @@ def test_path_pil_array_and_tensor_of_one_image_get_one_answer(model, tiny_split
 )
 def test_what_is_no_image_is_refused(model, images, words):
     with pytest.raises(InputError, match=words):
-        evaluate.predict(model, images)
+        cnnzoo.predict(model, images)
 
 
 @pytest.mark.parametrize("topk", [0, 11, -1])
 def test_more_answers_than_classes_are_refused(model, tiny_split, topk):
     with pytest.raises(InputError, match="1 to 10"):
-        evaluate.predict(model, tiny_split.images[0], topk=topk)
+        cnnzoo.predict(model, tiny_split.images[0], topk=topk)
 
 
 def test_a_model_without_labels_answers_with_class_indices(tiny_split):
     five = cnnzoo.create_model("resnext_small", pretrained=True, num_classes=5)
-    assert evaluate.predict(five, tiny_split.images[0])[0][0] in set("01234")
+    assert cnnzoo.predict(five, tiny_split.images[0])[0][0] in set("01234")
 
 
 @pytest.mark.data
 def test_real_images_get_their_own_labels(model, fashion_mnist_dir):
     split = data.load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir)
-    answers = evaluate.predict(model, list(split.images[:100]))
+    answers = cnnzoo.predict(model, list(split.images[:100]))
     right = sum(best[0][0] == split.info.labels[i] for best, i in zip(answers, split.labels[:100].tolist(), strict=True))
     assert right >= 90
 
@@ -179,7 +179,7 @@ def test_probabilities_are_those_of_the_checkpoints_temperature():
     image = garments()["Shirt"]
     with torch.inference_mode():
         logits = model(cnnzoo.create_transform(model)(image)[None])[0]
-    assert evaluate.predict(model, image)[0][1] == pytest.approx(
+    assert cnnzoo.predict(model, image)[0][1] == pytest.approx(
         (logits / model.temperature).softmax(0).max().item(), abs=1e-6
     )
 

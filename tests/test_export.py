@@ -10,7 +10,7 @@ from helpers import MODELS, fill, images, is_large, native_size
 from torch import nn
 
 import cnnzoo
-from cnnzoo import checkpoints, evaluate, exporting
+from cnnzoo import checkpoints, exporting
 from cnnzoo.cli import main
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
@@ -30,7 +30,7 @@ def drawings() -> np.ndarray:
 @pytest.fixture(scope="module")
 def expected(drawings) -> list[tuple[str, float]]:
     model = cnnzoo.create_model("lenet_tiny", pretrained=True)
-    return [best[0] for best in evaluate.predict(model, list(drawings))]
+    return [best[0] for best in cnnzoo.predict(model, list(drawings))]
 
 
 @pytest.fixture(scope="module", params=["torch_export", "onnx", pytest.param("aoti", marks=pytest.mark.slow)])

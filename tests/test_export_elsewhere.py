@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import cnnzoo
-from cnnzoo import checkpoints, evaluate
+from cnnzoo import checkpoints
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
 from cnnzoo.exporting import cpp
@@ -38,7 +38,7 @@ def raw(tmp_path_factory) -> Path:
 @functools.cache
 def expected() -> np.ndarray:
     """The model's own probabilities of the ten garments, `(10, 10)`."""
-    answers = evaluate.predict(cnnzoo.create_model(NAME, pretrained=True), list(garments().values()), topk=10)
+    answers = cnnzoo.predict(cnnzoo.create_model(NAME, pretrained=True), list(garments().values()), topk=10)
     return np.array([[dict(answer)[label] for label in FASHION_MNIST.labels] for answer in answers])
 
 

@@ -23,6 +23,7 @@ from cnnzoo.data import load_split
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.errors import CheckpointError, CnnzooError
 from cnnzoo.hub._card import full_name
+from cnnzoo.predict import class_labels
 from cnnzoo.recipes import Recipe
 
 
@@ -57,7 +58,7 @@ def test_a_model_becomes_a_folder_that_a_fresh_process_and_timm_load(tmp_path):
     assert metrics["sha256"] == checkpoints.sha256(folder / "model.safetensors")
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(logits(loaded), logits(model))
-    assert evaluate.class_labels(loaded) == ("cat", "dog", "eel")
+    assert class_labels(loaded) == ("cat", "dog", "eel")
 
 
 def test_the_card_of_a_model_claims_nothing_that_nobody_measured(tmp_path):
@@ -95,7 +96,7 @@ def test_a_fine_tuned_head_gets_the_labels_that_are_given_and_else_its_indices(t
     for labels, expected in ((["shoe", "other"], ("shoe", "other")), (None, ("0", "1"))):
         folder = hub.build(model, tmp_path, labels=labels)
         hub.verify(folder)
-        assert evaluate.class_labels(cnnzoo.create_model(f"local-dir:{folder}", pretrained=True)) == expected
+        assert class_labels(cnnzoo.create_model(f"local-dir:{folder}", pretrained=True)) == expected
 
 
 def test_half_precision_and_layouts_of_training_are_no_obstacle(tmp_path, quick):

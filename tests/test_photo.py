@@ -7,7 +7,6 @@ from hypothesis import given, strategies as st
 from PIL import Image, ImageOps
 
 import cnnzoo
-from cnnzoo import evaluate
 from cnnzoo.cli import main
 from cnnzoo.data import photo_steps
 from cnnzoo.drawings import garments
@@ -55,7 +54,7 @@ def test_a_light_and_a_dark_background_give_the_same_but_for_rounding():
 @pytest.mark.parametrize("light", [True, False], ids=["light", "dark"])
 def test_photos_of_the_drawn_garments_are_named_about_as_well_as_the_drawings(light):
     model = cnnzoo.create_model("resnext_small", pretrained=True)
-    answers = evaluate.predict(model, [as_photo(g, light=light) for g in garments().values()], photo=True)
+    answers = cnnzoo.predict(model, [as_photo(g, light=light) for g in garments().values()], photo=True)
     right = [best[0][0] == name for name, best in zip(garments(), answers, strict=True)]
     assert sum(right) >= 7
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import cnnzoo
-from cnnzoo import checkpoints, data, evaluate, plots, published
+from cnnzoo import checkpoints, data, plots, published
 from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
@@ -131,7 +131,7 @@ def test_grad_cam_takes_any_timm_model_and_leaves_no_hook():
 
 def test_grad_cam_names_the_class_it_explains(model):
     image = garments()["Bag"]
-    answer = evaluate.predict(model, image)[0]
+    answer = cnnzoo.predict(model, image)[0]
     assert answer[0] in plots.grad_cam(model, image)._suptitle.get_text()
     assert "Trouser" in plots.grad_cam(model, image, label=1)._suptitle.get_text()
 

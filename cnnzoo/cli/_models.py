@@ -16,12 +16,13 @@ from ._common import data_dir_option, device_option, download_option, images_for
 @json_option
 def demo(model: str, sheet: str, as_json: bool) -> None:
     """Classify ten garments that cnnzoo draws itself; no network, no data set."""
-    from .. import drawings, evaluate
+    from .. import drawings
     from ..files import atomic
+    from ..predict import predict as classify
 
     network = pretrained(model)
     garments = drawings.garments()
-    answers = [best[0] for best in evaluate.predict(network, list(garments.values()))]
+    answers = [best[0] for best in classify(network, list(garments.values()))]
     rows = [
         dict(drawing=drawn, label=label, probability=round(p, 4), right=label == drawn)
         for drawn, (label, p) in zip(garments, answers, strict=True)
@@ -181,12 +182,13 @@ def predict(
     images: tuple[str, ...], model: str, topk: int, photo: bool, show: str | None, device: str, as_json: bool
 ) -> None:  # fmt: skip
     """Name what IMAGES show: files of any size and mode; light on black is what the model knows."""
-    from .. import data, evaluate
+    from .. import data
+    from ..predict import predict as classify
 
     if show and not photo:
         raise click.UsageError("--show draws the steps of --photo; give both.")
     network = pretrained(model, device)
-    answers = evaluate.predict(network, list(images), topk=topk, photo=photo)
+    answers = classify(network, list(images), topk=topk, photo=photo)
     if show:
         from .. import plots
 

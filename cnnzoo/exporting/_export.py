@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from .. import checkpoints, data, evaluate, registry
+from .. import checkpoints, data, registry
 from ..datasets import trained_on
 from ..errors import CnnzooError, unknown
 from ..files import atomic
+from ..predict import class_labels
 from ._formats import FORMATS, SUFFIXES, limits
 from ._pipeline import make_pipeline
 from ._verify import compare, example
@@ -105,7 +106,7 @@ def _facts(network: nn.Module) -> dict[str, Any]:
     cfg = getattr(network, "pretrained_cfg", None) or {}
     source = _source(network)
     return dict(
-        labels=list(evaluate.class_labels(network)),
+        labels=list(class_labels(network)),
         mean=list(cfg.get("mean", (0.0,))),
         std=list(cfg.get("std", (1.0,))),
         temperature=float(getattr(network, "temperature", 1.0)),

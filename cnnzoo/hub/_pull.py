@@ -19,8 +19,8 @@ from .. import checkpoints, registry
 from ..client import Repository, Unreachable, within
 from ..data import create_transform
 from ..errors import CheckpointError, HubError
-from ..evaluate import class_labels
 from ..files import atomic
+from ..predict import class_labels
 from ._folder import CONFIG, MAX_CONFIG, Config, empty_model, load_model, read_config, size_limit
 from ._push import digests
 
