@@ -17,7 +17,7 @@ from cnnzoo import data, hub
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
-from cnnzoo.train import _parts
+from cnnzoo.train import _optimizer, _parts
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -146,10 +146,31 @@ def test_timms_optimisers_train(recipe, opt, tmp_path, miniature):
     assert math.isfinite(line["train_loss"])
 
 
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_computes_in_float32_where_bfloat16_is_slow(recipe, fast, dtype, monkeypatch):
+    from timm.optim import muon
+
+    used = []
+
+    def noted(g, *args, real=muon.zeropower_via_newtonschulz, **kwargs):
+        used.append((out := real(g, *args, **kwargs)).dtype)
+        return out
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", noted)
+    monkeypatch.setattr(_optimizer, "fast_bf16", lambda kind: fast)
+    model = torch.nn.Linear(8, 8)
+    optimizer = _optimizer.make_optimizer(override(recipe, opt="nmuon", sched="onecycle"), model)
+    _optimizer.Schedule(recipe, optimizer, 5).set(0)
+    model(torch.ones(2, 8)).sum().backward()
+    optimizer.step()
+    assert used == [dtype]
+    assert muon.zeropower_via_newtonschulz is noted  # as it was, for every other user of timm
+
+
 def rates(recipe: Recipe, updates: int = 10) -> list[float]:
     """The learning rate of every update of a run."""
-    optimizer = _parts.make_optimizer(recipe, torch.nn.Linear(2, 2))
-    schedule = _parts.Schedule(recipe, optimizer, updates)
+    optimizer = _optimizer.make_optimizer(recipe, torch.nn.Linear(2, 2))
+    schedule = _optimizer.Schedule(recipe, optimizer, updates)
     found = []
     for update in range(recipe.epochs * updates):
         schedule.set(update)
@@ -171,8 +192,8 @@ def test_a_schedule_rises_in_the_warm_up_then_falls_to_nothing(recipe, sched):
 @pytest.mark.parametrize("sched", ["cosine", "onecycle", "constant"])
 def test_a_schedule_that_starts_in_the_middle_goes_on_as_if_it_had_not(recipe, sched):
     recipe = override(recipe, sched=sched, epochs=4, warmup_epochs=1)
-    optimizer = _parts.make_optimizer(recipe, torch.nn.Linear(2, 2))
-    schedule = _parts.Schedule(recipe, optimizer, 10)
+    optimizer = _optimizer.make_optimizer(recipe, torch.nn.Linear(2, 2))
+    schedule = _optimizer.Schedule(recipe, optimizer, 10)
     schedule.set(25)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rates(recipe)[25])
 
@@ -181,8 +202,8 @@ def test_a_schedule_that_starts_in_the_middle_goes_on_as_if_it_had_not(recipe, s
 def test_layer_decay_lowers_the_rate_from_the_head_down(recipe, sched):
     recipe = override(recipe, layer_decay=0.5, sched=sched, warmup_epochs=0)
     model = cnnzoo.create_model("resnet_tiny")
-    optimizer = _parts.make_optimizer(recipe, model)
-    _parts.Schedule(recipe, optimizer, 5).set(0)
+    optimizer = _optimizer.make_optimizer(recipe, model)
+    _optimizer.Schedule(recipe, optimizer, 5).set(0)
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     names = ("stem.0.conv.weight", "stages.0.0.conv1.weight", "head.fc.weight")
     found = [rate[id(dict(model.named_parameters())[n])] for n in names if n in dict(model.named_parameters())]

@@ -19,7 +19,7 @@ from cnnzoo import data, evaluate, hub
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
 from cnnzoo.files import write_json
 from cnnzoo.recipes import Recipe, override
-from cnnzoo.train import _loop, _parts
+from cnnzoo.train import _loop, _optimizer
 
 
 def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(recipe, tmp_path, miniature):
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_something_else_is_refused(recipe, tmp_path, miniature):
 
 @pytest.mark.parametrize(("opt", "group"), [("sgd", dict(momentum=0.7)), ("adamw", dict(betas=(0.7, 0.999)))])
 def test_momentum_reaches_the_optimiser(recipe, opt, group):
-    optimizer = _parts.make_optimizer(override(recipe, opt=opt, momentum=0.7), torch.nn.Linear(2, 2))
+    optimizer = _optimizer.make_optimizer(override(recipe, opt=opt, momentum=0.7), torch.nn.Linear(2, 2))
     assert {k: optimizer.param_groups[0][k] for k in group} == group
 
 

@@ -27,15 +27,14 @@ from ..errors import TrainingError
 from ..files import atomic, write_json
 from ..memory import keep_memory
 from ..recipes import Recipe
+from ._optimizer import Schedule, make_optimizer
 from ._parts import (
     Loss,
-    Schedule,
     check_batch,
     deterministic,
     load_teachers,
     make_accelerator,
     make_model,
-    make_optimizer,
     read_size,
     seed_device,
 )

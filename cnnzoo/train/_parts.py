@@ -1,25 +1,20 @@
-"""What a run is made of: processes, optimiser, schedule, loss, teachers, and checks before it starts."""
+"""What a run is made of: processes, model, loss, teachers, and checks before it starts."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import is_bf16_available
-from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
-from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
 
 from .. import checkpoints, data, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
+from ._optimizer import fast_bf16
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 _WHITEN_PIXELS = 1000 * 28 * 28  # that `whiten` looks at: each becomes a patch in memory
@@ -37,12 +32,8 @@ def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out:
         raise unknown("tracker", track, TRACKERS)
     # accelerate keeps the first run's precision for the whole process; a second run may want another.
     AcceleratorState._reset_state()
-    on_cpu = device == "cpu" or not torch.accelerator.is_available()
-    if on_cpu:  # some builds lack oneDNN, and with it fast bf16
-        has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        has_bf16 = is_bf16_available()
-    precision = "bf16" if recipe.amp == "bf16" and has_bf16 else "no"
+    kind = "cpu" if device == "cpu" or not torch.accelerator.is_available() else "accelerator"
+    precision = "bf16" if recipe.amp == "bf16" and fast_bf16(kind) else "no"
     try:
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision, log_with=track, project_dir=out)
     except ImportError as e:
@@ -154,27 +145,6 @@ def identities(model: nn.Module) -> None:
             nn.init.dirac_(conv.weight[: conv.in_channels])
 
 
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser of that name, without weight decay on biases and norms.
-
-    Raises:
-        UnknownNameError: timm has no such optimiser.
-    """
-    if recipe.opt not in list_optimizers():
-        raise unknown("optimiser", recipe.opt, list_optimizers(), hint="timm.optim.list_optimizers() lists them.")
-    takes = get_optimizer_info(recipe.opt)
-    extra: dict[str, Any] = {}
-    if takes.has_momentum:
-        extra.update(momentum=recipe.momentum)
-        if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
-            extra.update(nesterov=False)  # which torch refuses without momentum
-    elif takes.has_betas and takes.num_betas == 2:
-        extra.update(betas=(recipe.momentum, 0.999))
-    if recipe.layer_decay != 1:
-        extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
-    return create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
-
-
 def seed_device(seed: int, device: torch.device) -> None:
     """Seeds the generator that dropout on `device` draws from.
 
@@ -185,48 +155,6 @@ def seed_device(seed: int, device: torch.device) -> None:
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
-
-
-class Schedule:
-    """Sets the learning rate for an update, given its number alone, so that a resumed run needs no state of it.
-
-    Args:
-        recipe: `sched`, `epochs`, `warmup_epochs` and `lr` are used.
-        optimizer: Whose learning rates are set.
-        updates: Per epoch.
-    """
-
-    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int) -> None:
-        self.stepped = recipe.sched == "onecycle"  # torch's count their own steps, timm's are told
-        if self.stepped:
-            self.scheduler = OneCycleLR(
-                optimizer,
-                [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups],
-                total_steps=recipe.epochs * updates,
-                pct_start=min(0.5, recipe.warmup_epochs / recipe.epochs),
-                anneal_strategy="linear",
-                cycle_momentum=False,
-            )
-            return
-        self.scheduler, _ = create_scheduler_v2(
-            optimizer,
-            recipe.sched,
-            num_epochs=recipe.epochs,
-            warmup_epochs=recipe.warmup_epochs,
-            warmup_lr=recipe.lr / 100,
-            step_on_epochs=False,
-            updates_per_epoch=updates,
-        )
-
-    def set(self, update: int) -> None:
-        """To be called before `update`, counted from 0 over the whole run."""
-        if not self.stepped:
-            self.scheduler.step_update(update)
-            return
-        with warnings.catch_warnings():  # that no update came before: true after resuming, where it catches up
-            warnings.simplefilter("ignore")
-            while self.scheduler.last_epoch < update:
-                self.scheduler.step()
 
 
 class Loss(nn.Module):

@@ -1,0 +1,110 @@
+"""The optimiser and its learning rates."""
+
+import functools
+import types
+import warnings
+from typing import Any
+
+import torch
+from accelerate.utils import is_bf16_available
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, muon
+from timm.scheduler import create_scheduler_v2
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ..errors import unknown
+from ..recipes import Recipe
+
+
+def fast_bf16(kind: str) -> bool:
+    """Whether a kind of device, such as `"cpu"`, computes in bfloat16 faster than in float32."""
+    if kind == "cpu":  # some builds lack oneDNN, and many processors lack the instructions
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return is_bf16_available()
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimiser of that name, without weight decay on biases and norms.
+
+    Raises:
+        UnknownNameError: timm has no such optimiser.
+    """
+    if recipe.opt not in list_optimizers():
+        raise unknown("optimiser", recipe.opt, list_optimizers(), hint="timm.optim.list_optimizers() lists them.")
+    takes = get_optimizer_info(recipe.opt)
+    extra: dict[str, Any] = {}
+    if takes.has_momentum:
+        extra.update(momentum=recipe.momentum)
+        if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
+            extra.update(nesterov=False)  # which torch refuses without momentum
+    elif takes.has_betas and takes.num_betas == 2:
+        extra.update(betas=(recipe.momentum, 0.999))
+    if recipe.layer_decay != 1:
+        extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
+    optimizer = create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+    if not fast_bf16(next(model.parameters()).device.type):
+        _in_fp32(optimizer)
+    return optimizer
+
+
+def _in_fp32(optimizer: torch.optim.Optimizer) -> None:
+    """Has Muon do its Newton-Schulz steps in float32, where bfloat16 is emulated and costs 10 to 20 times as much.
+
+    timm's function for them has an argument for the type, which its optimiser does not pass on. So the function is another
+    one while this optimiser makes a step, and only then. Other optimisers do not call it.
+    """
+    if not isinstance(optimizer, muon.Muon):
+        return
+    plain = optimizer.step
+
+    def step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        former = muon.zeropower_via_newtonschulz
+        muon.zeropower_via_newtonschulz = functools.partial(former, dtype=torch.float32)
+        try:
+            return plain(closure)
+        finally:
+            muon.zeropower_via_newtonschulz = former
+
+    optimizer.step = types.MethodType(step, optimizer)  # a method, since torch's schedulers wrap what is one
+
+
+class Schedule:
+    """Sets the learning rate for an update, given its number alone, so that a resumed run needs no state of it.
+
+    Args:
+        recipe: `sched`, `epochs`, `warmup_epochs` and `lr` are used.
+        optimizer: Whose learning rates are set.
+        updates: Per epoch.
+    """
+
+    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int) -> None:
+        self.stepped = recipe.sched == "onecycle"  # torch's count their own steps, timm's are told
+        if self.stepped:
+            self.scheduler = OneCycleLR(
+                optimizer,
+                [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups],
+                total_steps=recipe.epochs * updates,
+                pct_start=min(0.5, recipe.warmup_epochs / recipe.epochs),
+                anneal_strategy="linear",
+                cycle_momentum=False,
+            )
+            return
+        self.scheduler, _ = create_scheduler_v2(
+            optimizer,
+            recipe.sched,
+            num_epochs=recipe.epochs,
+            warmup_epochs=recipe.warmup_epochs,
+            warmup_lr=recipe.lr / 100,
+            step_on_epochs=False,
+            updates_per_epoch=updates,
+        )
+
+    def set(self, update: int) -> None:
+        """To be called before `update`, counted from 0 over the whole run."""
+        if not self.stepped:
+            self.scheduler.step_update(update)
+            return
+        with warnings.catch_warnings():  # that no update came before: true after resuming, where it catches up
+            warnings.simplefilter("ignore")
+            while self.scheduler.last_epoch < update:
+                self.scheduler.step()
