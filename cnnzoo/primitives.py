@@ -1,10 +1,13 @@
-"""Convolution and pooling from first principles: plain loops that follow the definitions, checked against torch.
+"""Convolution, pooling and the merging of branches from first principles: plain loops that follow the definitions, checked
+against torch.
 
 Meant to be read, and to be held against. For real work use `torch.nn`.
 
 Shapes: `h` and `w` are height and width of an image, `kh` and `kw` of a kernel, `ci` and `co` the channels in and out. There
 is no batch axis. `padding` is per side, as torch has it: (1, 2) adds a row above and below, two columns left and right.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -174,6 +177,115 @@ def pool2d(X: Tensor, size: Pair, mode: str = "max", stride: Pair | None = None,
     return Y
 
 
+class Norm(NamedTuple):
+    """What a batch norm knows when training is over: four numbers per channel, each `(c,)`.
+
+    Attributes:
+        mean, variance: Of what it saw in training.
+        scale, shift: What it learned.
+        eps: Added to the variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    scale: Tensor
+    shift: Tensor
+    eps: float = 1e-5
+
+
+def batch_norm(X: Tensor, norm: Norm) -> Tensor:
+    """Batch norm when training is over: `(X - mean) / sqrt(variance + eps) * scale + shift`, channel by channel.
+
+    Args:
+        X: Image, `(c, h, w)`.
+        norm: Of as many channels.
+
+    Shape: that of X.
+
+    Raises:
+        InputError: The channels differ, or X has other axes.
+    """
+    _check_axes("X", X, "(c, h, w)")
+    _check_norm(norm, X.shape[0])
+    mean, variance, scale, shift = (v[:, None, None] for v in norm[:4])  # (c,) -> (c, 1, 1)
+    return (X - mean) / (variance + norm.eps).sqrt() * scale + shift
+
+
+def merge_norm(K: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """A convolution and the batch norm after it are one convolution with a bias, since both are linear.
+
+    The norm multiplies channel i by `scale / sqrt(variance + eps)`, and so may the kernels of channel i be multiplied; what
+    it adds does not depend on the image.
+
+    Args:
+        K: Kernels, `(co, ci, kh, kw)`.
+        norm: Of the `co` channels.
+
+    Returns:
+        Kernels `(co, ci, kh, kw)` and bias `(co,)`.
+
+    Raises:
+        InputError: The channels differ, or K has other axes.
+    """
+    _check_axes("K", K, "(co, ci, kh, kw)")
+    _check_norm(norm, K.shape[0])
+    factor = norm.scale / (norm.variance + norm.eps).sqrt()
+    return K * factor[:, None, None, None], norm.shift - norm.mean * factor
+
+
+def repvgg_branches(X: Tensor, K3: Tensor, K1: Tensor, norms: tuple[Norm, ...], stride: Pair = 1) -> Tensor:
+    """The RepVGG block as it is trained, up to its ReLU: three branches, a batch norm in each, added up.
+
+    Source: Ding et al. (2021), https://arxiv.org/abs/2101.03697, section 3.3.
+
+    Args:
+        X: Image, `(ci, h, w)`.
+        K3: Kernels of the first branch, `(co, ci, 3, 3)`, with padding 1.
+        K1: Kernels of the second, `(co, ci, 1, 1)`, without padding.
+        norms: Of these two branches, and of the third, which is X itself. Two where there is no third: it needs
+            `co == ci` and a stride of 1.
+        stride: Rows and columns per step.
+
+    Shape: `(co, output_size(h, 3, 2, sh), output_size(w, 3, 2, sw))`.
+
+    Raises:
+        InputError: The shapes do not fit together, or as in `corr2d`.
+    """
+    _check_branches(K3, K1, norms)
+    if len(norms) == 3 and _pair("stride", stride) != (1, 1):
+        raise InputError(
+            f"stride={stride} and three norms were given; with a stride there are two branches. Pass norms[:2]."
+        )
+    Y = batch_norm(corr2d_multi_in_out(X, K3, stride, padding=1), norms[0])
+    Y = Y + batch_norm(corr2d_multi_in_out(X, K1, stride), norms[1])
+    if len(norms) == 3:
+        Y = Y + batch_norm(X, norms[2])
+    return Y
+
+
+def repvgg_kernel(K3: Tensor, K1: Tensor, norms: tuple[Norm, ...]) -> tuple[Tensor, Tensor]:
+    """The one 3x3 convolution that gives what `repvgg_branches` gives.
+
+    A 1x1 kernel is a 3x3 kernel with zeros around it, and the image itself is what a 1x1 kernel gives that is the identity
+    matrix. So each branch is a 3x3 convolution and a norm, hence a 3x3 convolution with a bias (`merge_norm`); and the sum
+    of convolutions of the same image is the convolution with the sum of the kernels.
+
+    Args:
+        K3, K1, norms: As in `repvgg_branches`.
+
+    Returns:
+        Kernels `(co, ci, 3, 3)` and bias `(co,)`, for `corr2d_multi_in_out(X, kernels, stride, padding=1)`.
+
+    Raises:
+        InputError: As in `repvgg_branches`.
+    """
+    _check_branches(K3, K1, norms)
+    identity = torch.eye(len(K3), dtype=K3.dtype, device=K3.device)[:, :, None, None]  # (co, ci, 1, 1), where co == ci
+    kernels = [K3, pad(K1, (1, 1, 1, 1)), pad(identity, (1, 1, 1, 1))]
+    merged = [merge_norm(kernel, norm) for kernel, norm in zip(kernels, norms)]  # as many as there are norms
+    return sum(kernel for kernel, _ in merged), sum(bias for _, bias in merged)
+
+
 def conv_cost(height: int, width: int, kernel_size: Pair, in_channels: int, out_channels: int) -> int:
     """Operations of a convolution, a multiplication and an addition counting one each: `2 * h * w * kh * kw * ci * co`.
 
@@ -242,3 +354,25 @@ def _check_channels(X: Tensor, K: Tensor, channels: int) -> None:
         raise InputError(
             f"X with {X.shape[0]} channels and kernels for {channels} were given, they must agree. Pass K of shape {right}."
         )
+
+
+def _check_norm(norm: Norm, channels: int) -> None:
+    for field, value in zip(norm._fields[:4], norm):
+        if tuple(value.shape) != (channels,):
+            raise InputError(
+                f"A norm with {field} of shape {tuple(value.shape)} was given for {channels} channels. "
+                f"Pass {field} of shape ({channels},)."
+            )
+
+
+def _check_branches(K3: Tensor, K1: Tensor, norms: tuple[Norm, ...]) -> None:
+    _check_axes("K3", K3, "(co, ci, 3, 3)")
+    co, ci = K3.shape[:2]
+    if K3.shape[2:] != (3, 3) or K1.shape != (co, ci, 1, 1):
+        raise InputError(
+            f"K3 of shape {tuple(K3.shape)} and K1 of shape {tuple(K1.shape)} were given, (co, ci, 3, 3) and (co, ci, 1, 1) "
+            f"are needed. Pass K3 of shape ({co}, {ci}, 3, 3) and K1 of shape ({co}, {ci}, 1, 1)."
+        )
+    if len(norms) not in ((2, 3) if co == ci else (2,)):
+        allowed = "2 or 3" if co == ci else "2, since the image itself has other channels than the result,"
+        raise InputError(f"{len(norms)} norms were given for {ci} to {co} channels, allowed are {allowed}. Pass norms[:2].")

@@ -1,4 +1,4 @@
-"""Convolution and pooling by hand: the textbook's values, and torch's over random shapes."""
+"""Convolution, pooling and merged branches by hand: the textbook's values, and torch's over random shapes."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from cnnzoo.errors import CnnzooError, InputError, UnknownNameError
 from cnnzoo.primitives import (
+    Norm,
+    batch_norm,
     conv2d_strict,
     conv_cost,
     corr2d,
@@ -15,8 +17,11 @@ from cnnzoo.primitives import (
     corr2d_multi_in,
     corr2d_multi_in_out,
     learn_kernel,
+    merge_norm,
     output_size,
     pool2d,
+    repvgg_branches,
+    repvgg_kernel,
 )
 
 X = torch.arange(9.0).reshape(3, 3)
@@ -24,6 +29,8 @@ K = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
 X2 = torch.stack([X, X + 1])  # two input channels
 K2 = torch.stack([K, K + 1])
 K32 = torch.stack([K2, K2 + 1, K2 + 2])  # three output channels
+K22, K33 = torch.ones(2, 2, 2, 2), torch.ones(2, 2, 3, 3)
+NORM = Norm(*torch.ones(4, 2))
 
 
 def edges() -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +211,57 @@ def test_gradients_flow_through_a_correlation_as_through_torchs():
     torch.testing.assert_close(ours, theirs)
 
 
+# -- branches that are one convolution -------------------------------------------------------------------------------------
+
+
+def norms(generator: torch.Generator, channels: int, count: int) -> tuple[Norm, ...]:
+    """Batch norms as training leaves them: any mean, a variance above 0, factors of either sign."""
+    found = []
+    for _ in range(count):
+        mean, scale, shift, spread = torch.randn(4, channels, generator=generator, dtype=torch.float64)
+        found.append(Norm(mean, spread**2 + 0.1, scale, shift))
+    return tuple(found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(windows(), st.integers(1, 3), st.integers(1, 3))
+def test_a_convolution_and_the_norm_after_it_are_one_convolution_with_a_bias(w, ci, co):
+    x, k = randn(w, ci, *w["size"]), randn(w, co, ci, *w["kernel"])
+    (norm,) = norms(w["generator"], co, 1)
+    kernels, bias = merge_norm(k, norm)
+    before = corr2d_multi_in_out(x, k, w["stride"], w["padding"])
+    theirs = F.batch_norm(before[None], norm.mean, norm.variance, norm.scale, norm.shift, eps=norm.eps)[0]
+    torch.testing.assert_close(batch_norm(before, norm), theirs)
+    torch.testing.assert_close(F.conv2d(x[None], kernels, bias, w["stride"], w["padding"])[0], theirs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)), ci=st.integers(1, 3), co=st.integers(1, 3),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_the_branches_of_a_repvgg_block_are_one_3x3_convolution(size, ci, co, stride, seed):
+    draw = dict(generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.randn(ci, *size, **draw)
+    k3, k1 = torch.randn(co, ci, 3, 3, **draw), torch.randn(co, ci, 1, 1, **draw)
+    branches = norms(draw["generator"], co, 3 if ci == co and stride == (1, 1) else 2)
+    kernels, bias = repvgg_kernel(k3, k1, branches)
+    assert kernels.shape == k3.shape
+    one = corr2d_multi_in_out(x, kernels, stride, padding=1) + bias[:, None, None]
+    torch.testing.assert_close(one, repvgg_branches(x, k3, k1, branches, stride))
+
+
+def test_each_branch_of_a_repvgg_block_counts():
+    x = torch.arange(9.0).reshape(1, 3, 3)
+    zero, one = torch.zeros(1), torch.ones(1)
+    off, plain = Norm(zero, one, zero, zero, eps=0.0), Norm(zero, one, one, zero, eps=0.0)
+    k3, k1 = torch.ones(1, 1, 3, 3), torch.full((1, 1, 1, 1), 2.0)
+    one_on = [(plain, off, off), (off, plain, off), (off, off, plain)]
+    middle = [repvgg_branches(x, k3, k1, on)[0, 1, 1].item() for on in one_on]
+    assert middle == [36, 8, 4]  # the sum of all nine pixels, twice the pixel, the pixel
+    assert repvgg_kernel(k3, k1, (plain, plain, plain))[0].flatten().tolist() == [1, 1, 1, 1, 1 + 2 + 1, 1, 1, 1, 1]
+
+
 # -- errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +289,14 @@ def test_gradients_flow_through_a_correlation_as_through_torchs():
         (lambda: output_size(8, 3, -1, 1), "k=3, p=-1, s=1 were given"),
         (lambda: output_size(8, 3, 0, 0), "k=3, p=0, s=0 were given"),
         (lambda: conv_cost(8, 8, 0, 1, 1), "kernel_size=0 was given"),
+        (lambda: batch_norm(X, NORM), r"X of shape \(3, 3\) was given, \(c, h, w\) is needed"),
+        (lambda: batch_norm(X[None], NORM), r"mean of shape \(2,\) was given for 1 channels. Pass mean of shape \(1,\)"),
+        (lambda: merge_norm(K32, NORM), r"mean of shape \(2,\) was given for 3 channels"),
+        (lambda: repvgg_kernel(K22, K22, (NORM, NORM)), r"K3 of shape \(2, 2, 2, 2\).*Pass K3 of shape \(2, 2, 3, 3\)"),
+        (lambda: repvgg_kernel(K33, K33[:1, :, :1, :1], (NORM, NORM)), r"K1 of shape \(1, 2, 1, 1\).*\(2, 2, 1, 1\)"),
+        (lambda: repvgg_kernel(K33, K33[:, :, :1, :1], (NORM,)), "1 norms were given for 2 to 2 .*allowed are 2 or 3"),
+        (lambda: repvgg_kernel(K33[:1], K33[:1, :, :1, :1], (NORM,) * 3), "3 norms were given for 2 to 1.*allowed are 2,"),
+        (lambda: repvgg_branches(X2, K33, K33[:, :, :1, :1], (NORM,) * 3, 2), "stride=2 and three norms .*Pass norms"),
         (lambda: learn_kernel(X, X, (1, 2)), r"Y of shape \(3, 3\) was given, .* give \(3, 2\). Pass Y"),
     ],
 )
