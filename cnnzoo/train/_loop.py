@@ -20,7 +20,6 @@ from accelerate.utils import gather_object
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import checkpoints, data, datasets, evaluate, summary
 from ..errors import TrainingError
@@ -38,6 +37,7 @@ from ._parts import (
     read_size,
     seed_device,
 )
+from ._progress import Progress
 from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
 
 _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
@@ -175,14 +175,11 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
 
 def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
     recipe = run.recipe
-    total = recipe.epochs * run.updates_per_epoch
     done = run.epoch * run.updates_per_epoch + run.step
-    hidden = None if run.accelerator.is_main_process else True
-    scale = dict(unit="img", unit_scale=recipe.batch_size, smoothing=0.05)
-    with tqdm(total=total, initial=done, desc=recipe.model, disable=hidden, **scale) as bar:
+    with Progress(recipe, run.updates_per_epoch, done, run.accelerator.is_main_process) as progress:
         while run.epoch < recipe.epochs:
             began, spent = time.perf_counter(), run.seconds
-            line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, bar))
+            line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, progress))
             run.seconds = spent + time.perf_counter() - began
             run.epoch, run.step = run.epoch + 1, 0
             run.tally.zero_()
@@ -196,7 +193,7 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
             run.accelerator.log({k: v for k, v in line.items() if k != "epoch"}, step=run.epoch)
 
 
-def _run_epoch(run: Run, split: data.Split, bar: tqdm) -> dict[str, float]:
+def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, float]:
     recipe, accelerator = run.recipe, run.accelerator
     augment = data.Augment(
         flip=recipe.flip, shift=recipe.shift, cutout=recipe.cutout, erase=recipe.erase, mixup=recipe.mixup,
@@ -222,11 +219,9 @@ def _run_epoch(run: Run, split: data.Split, bar: tqdm) -> dict[str, float]:
             _check_finite(run, unchecked, update)
             unchecked.clear()
             loss, right, seen = run.tally.tolist()
-            shown = dict(epoch=run.epoch + 1, loss=f"{loss / seen:.3f}", top1=f"{100 * right / seen:.1f}%")
-            if run.history and "holdout_top1" in run.history[-1]:
-                shown["holdout"] = f"{run.history[-1]['holdout_top1']:.1f}%"
-            bar.set_postfix(shown, refresh=False)
-        bar.update()
+            holdout = run.history[-1].get("holdout_top1") if run.history else None
+            progress.show(run.epoch + 1, loss / seen, 100 * right / seen, holdout)
+        progress.update()
         if _told_to_stop(run, look):
             _check_finite(run, unchecked, update)
             _leave(run)
