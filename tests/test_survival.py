@@ -40,7 +40,9 @@ def assert_same_log(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("updates", [1, 4, 5, 6, 12])
-def test_a_run_told_to_stop_goes_on_from_that_very_update(tmp_path, miniature, monkeypatch, updates):
+def test_a_run_told_to_stop_says_how_to_go_on_and_goes_on_from_that_very_update(
+    tmp_path, miniature, monkeypatch, capsys, updates
+):
     run(RECIPE, tmp_path / "whole", miniature)
     done = []
 
@@ -55,6 +57,8 @@ def test_a_run_told_to_stop_goes_on_from_that_very_update(tmp_path, miniature, m
         with pytest.raises(SystemExit) as stopped:
             run(RECIPE, tmp_path / "cut", miniature)
     assert stopped.value.code == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"in epoch {(updates - 1) // 5 + 1} of 3; {tmp_path / 'cut'} holds" in said and "--resume" in said
     assert len(done) == updates
     state = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
     assert state["epoch"] * 5 + state["step"] == updates
@@ -154,6 +158,6 @@ def test_sigterm_saves_and_exits_143(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "--resume" in err.splitlines()[-1]
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     assert state["epoch"] + state["step"] > 0

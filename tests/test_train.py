@@ -2,9 +2,11 @@
 
 import errno
 import importlib.util
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from cnnzoo import data, evaluate, hub
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
 from cnnzoo.files import write_json
 from cnnzoo.recipes import Recipe, override
-from cnnzoo.train import _loop, _optimizer
+from cnnzoo.train import _loop, _optimizer, _progress
 
 
 def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(recipe, tmp_path, miniature):
@@ -105,6 +107,46 @@ def test_a_resumed_run_ends_with_the_same_weights_as_an_uninterrupted_one(recipe
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_without_a_terminal_each_epoch_is_a_line_and_with_one_there_is_a_bar(
+    recipe, tmp_path, miniature, monkeypatch, capsys
+):
+    run(recipe, tmp_path / "quiet", miniature, holdout=True)
+    said = capsys.readouterr().err.splitlines()
+    log = [json.loads(line) for line in (tmp_path / "quiet" / "metrics.jsonl").read_text().splitlines()]
+    assert len(said) == len(log) == 3
+    for text, line in zip(said, log, strict=True):
+        known = f"epoch {line['epoch']} of 3: loss {line['train_loss']:.3f}, accuracy {line['train_top1']:.2f} %, "
+        assert text.startswith(known + f"holdout {line['holdout_top1']:.2f} %, ")
+        assert re.search(r", [\d.]+ s, [\d.]+ s left$", text)
+    assert said[-1].endswith(", 0.0 s left")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    run(recipe, tmp_path / "shown", miniature)
+    assert "lenet_tiny: 100%" in terminal.getvalue() and "epoch 1 of 3" not in terminal.getvalue()
+
+
+def test_the_time_left_grows_with_the_images_that_are_to_come(recipe, capsys):
+    growing = override(recipe, epochs=2, start_size=14, grown_at=0.5)  # 14x14, then 28x28, which has four times the pixels
+    line = dict(epoch=1, train_loss=1.0, train_top1=50.0, seconds=30.0)
+    with _progress.Progress(growing, 5, 0, (28, 28), shown=True) as progress:
+        progress.epoch_done(line, 30.0)
+    assert capsys.readouterr().err == "epoch 1 of 2: loss 1.000, accuracy 50.00 %, 30 s, 2 min left\n"
+
+
+def test_that_nobody_can_read_the_lines_ends_no_run(monkeypatch):
+    closed, full = io.StringIO(), open("/dev/full", "w")
+    closed.close()
+    for stream in (closed, full):
+        monkeypatch.setattr(sys, "stderr", stream)
+        _progress.say("epoch 1")
+    with pytest.raises(OSError):
+        full.close()  # so it had really been written to
 
 
 def test_a_run_is_not_overwritten(recipe, tmp_path, miniature):

@@ -37,7 +37,7 @@ from ._parts import (
     read_size,
     seed_device,
 )
-from ._progress import Progress
+from ._progress import Progress, say
 from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
 
 _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
@@ -92,8 +92,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains a model and measures it once.
 
-    Under `accelerate launch` or `torchrun` it is one of several processes, which share each batch. SIGTERM saves the state
-    and exits with code 143.
+    Under `accelerate launch` or `torchrun` it is one of several processes, which share each batch. On a terminal it draws a
+    bar, elsewhere each epoch is a line on stderr. SIGTERM saves the state, says how to go on, and exits with code 143.
 
     Args:
         recipe: What to do.
@@ -176,7 +176,8 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
 def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
     recipe = run.recipe
     done = run.epoch * run.updates_per_epoch + run.step
-    with Progress(recipe, run.updates_per_epoch, done, run.accelerator.is_main_process) as progress:
+    own, shown = split.info.image_size[1:], run.accelerator.is_main_process
+    with Progress(recipe, run.updates_per_epoch, done, own, shown) as progress:
         while run.epoch < recipe.epochs:
             began, spent = time.perf_counter(), run.seconds
             line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, progress))
@@ -190,6 +191,7 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
             run.history.append(line)
             if run.accelerator.is_main_process:
                 _save(run)
+            progress.epoch_done(line, run.seconds)
             run.accelerator.log({k: v for k, v in line.items() if k != "epoch"}, step=run.epoch)
 
 
@@ -298,6 +300,8 @@ def _leave(run: Run) -> None:
     run.tally = run.accelerator.reduce(run.tally, "sum") / run.accelerator.num_processes  # each goes on with its share
     if run.accelerator.is_main_process:
         _save(run)
+        stopped = f"Stopped by SIGTERM in epoch {run.epoch + 1} of {run.recipe.epochs}; {run.out} holds the state."
+        say(f"{stopped} Go on with it: the same command with --resume, or train(..., resume=True) in Python.")
     run.accelerator.wait_for_everyone()
     raise SystemExit(_SIGTERM_EXIT)
 
