@@ -29,7 +29,7 @@ def test_a_run_leaves_its_recipe_environment_metrics_checkpoint_and_weights(reci
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         "recipe.json", "environment.json", "metrics.jsonl", "metrics.json", "checkpoint.pt", "checkpoint.previous.pt",
-        "model.safetensors", "curves.png",
+        "model.safetensors", "curves.png", ".lock",
     }  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipe, tmp_path, miniature
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(CnnzooError, match="No space left"):
         run(recipe, tmp_path / "run", miniature)
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [p.name for p in (tmp_path / "run").glob(".*")] == [".lock"]
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 1
 
 

@@ -5,27 +5,22 @@ one before it, and at the end model.safetensors, metrics.json and, with matplotl
 """
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from .. import checkpoints, data, datasets, evaluate, summary
-from ..errors import TrainingError
-from ..files import atomic, write_json
+from .. import data, evaluate
 from ..memory import keep_memory
 from ..recipes import Recipe
+from ._ending import finish, judged
 from ._optimizer import Schedule, make_optimizer
 from ._parts import (
     Loss,
@@ -38,43 +33,11 @@ from ._parts import (
     seed_device,
 )
 from ._progress import Progress, say
-from ._saving import CHECKPOINT, damaged, draw_curves, environment, load_state, make_folder, save_state
+from ._run import Run, check_weights, diverged, open_folder, save
+from ._saving import fingerprint, owned
 
 _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for the device
 _SIGTERM_EXIT = 143
-
-
-@dataclass
-class Run:
-    """Everything that changes while training, and what it is trained with."""
-
-    recipe: Recipe
-    holdout: bool
-    out: Path
-    accelerator: Accelerator
-    model: nn.Module  # the plain module; its weights are what is saved
-    forward: nn.Module  # the same weights behind processes, mixed precision and torch.compile
-    ema: ModelEmaV3 | None
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    loss: Loss
-    updates_per_epoch: int
-    epoch: int = 0  # completed
-    step: int = 0  # updates done in the epoch after those
-    tally: Tensor = field(default_factory=lambda: torch.zeros(3))  # of that epoch: loss times images, right answers, images
-    seconds: float = 0.0  # spent training, over all sittings
-    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
-    stop: bool = False  # SIGTERM came
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What has to be the same for a run to be resumed."""
-        return dict(dataclasses.asdict(self.recipe), holdout=self.holdout)
-
-    @property
-    def best_weights(self) -> nn.Module:
-        """The module whose weights are published: the average if there is one."""
-        return self.ema.module if self.ema is not None else self.model
 
 
 def train(
@@ -110,9 +73,10 @@ def train(
         What is in the run folder's metrics.json; on other processes than the main one nothing.
 
     Raises:
-        CheckpointError: There is a run in `out` already and `resume` is false, or it is of another recipe, or damaged.
+        CheckpointError: There is a run in `out` already and `resume` is false, or it is of another recipe or of other data,
+            or damaged.
         TrainingError: The loss is not finite any more.
-        CnnzooError: The disk is full; the last good checkpoint is intact.
+        CnnzooError: The disk is full; the last good checkpoint is intact. Or `out` belongs to a run that is going on.
     """
     out = Path(out)
     accelerator = make_accelerator(recipe, device, track, out)
@@ -121,34 +85,22 @@ def train(
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     split = split.to(accelerator.device)
     check_batch(recipe, len(split), accelerator.num_processes)
-    run = _start(recipe, holdout, out, accelerator, split)
-    _open_folder(run, resume)
-    if on_start and accelerator.is_main_process:
-        on_start(run.identity)
-    if track:
-        accelerator.init_trackers("cnnzoo", config=run.identity)
-    with _sigterm_stops(run), deterministic(recipe.deterministic):
-        _run_epochs(run, split, judge if holdout else None)
-        metrics = _finish(run, judge)
+    run = _start(recipe, holdout, out, accelerator, split, judge)
+    with owned(out, accelerator):
+        open_folder(run, resume)
+        if on_start and accelerator.is_main_process:
+            on_start(run.identity)
+        if track:
+            accelerator.init_trackers("cnnzoo", config=run.identity)
+        with _sigterm_stops(run), deterministic(recipe.deterministic):
+            _run_epochs(run, split, judge if holdout else None)
+            metrics = finish(run, judge)
     if track:
         accelerator.end_training()
     return metrics
 
 
-def _open_folder(run: Run, resume: bool) -> None:
-    """Makes the run folder, or goes on with what is in it."""
-    make_folder(run.out, resume)
-    run.accelerator.wait_for_everyone()  # before the main process puts a checkpoint there
-    if resume and (run.out / CHECKPOINT).is_file():
-        _load(run)
-    if run.accelerator.is_main_process:
-        write_json(run.out / "recipe.json", run.identity)
-        write_json(run.out / "environment.json", environment(run.accelerator.device))
-        if not run.history and not run.step:
-            _save(run)
-
-
-def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split) -> Run:
+def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split, judge: data.Split) -> Run:
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, split).to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for accelerators only
@@ -165,7 +117,8 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
         # Each size of progressive resizing is compiled for itself.
         torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
         forward = torch.compile(forward, dynamic=False)
-    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates)
+    known = fingerprint(split, judge)
+    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates, known)
     run.tally = run.tally.to(accelerator.device)
     return run
 
@@ -181,16 +134,17 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
         while run.epoch < recipe.epochs:
             began, spent = time.perf_counter(), run.seconds
             line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, progress))
+            check_weights(run)
             run.seconds = spent + time.perf_counter() - began
             run.epoch, run.step = run.epoch + 1, 0
             run.tally.zero_()
             if judge is not None:
-                m = evaluate.measure(_gathered_logits(run, run.best_weights, judge), judge.labels)
+                m = evaluate.measure(judged(run, judge), judge.labels)
                 line.update(holdout_loss=m.loss, holdout_top1=m.top1)
             line.update(seconds=round(time.perf_counter() - began, 2))
             run.history.append(line)
             if run.accelerator.is_main_process:
-                _save(run)
+                save(run)
             progress.epoch_done(line, run.seconds)
             run.accelerator.log({k: v for k, v in line.items() if k != "epoch"}, step=run.epoch)
 
@@ -226,6 +180,7 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
         progress.update()
         if _told_to_stop(run, look):
             _check_finite(run, unchecked, update)
+            check_weights(run)
             _leave(run)
     totals = accelerator.reduce(run.tally, "sum").tolist()
     lr = max(group["lr"] for group in run.optimizer.param_groups)
@@ -263,10 +218,7 @@ def _check_finite(run: Run, losses: list[Tensor], update: int) -> None:
     """Stops the run if one of the losses up to and including that of `update` is not finite."""
     bad = (~torch.isfinite(torch.stack(losses))).nonzero() if losses else []
     if len(bad):
-        raise TrainingError(
-            f"The loss is not finite at step {update - len(losses) + 1 + bad[0].item()} (epoch {run.epoch + 1}). Lower the "
-            f"learning rate (lr={run.recipe.lr}) or set clip_grad; {run.out / CHECKPOINT} is of the last good epoch."
-        )
+        raise diverged(run, f"The loss is not finite at step {update - len(losses) + 1 + bad[0].item()}")
 
 
 # -- stopping, saving, going on ------------------------------------------------------------------------------------------
@@ -299,97 +251,8 @@ def _leave(run: Run) -> None:
     """Saves the state in the middle of an epoch, and exits."""
     run.tally = run.accelerator.reduce(run.tally, "sum") / run.accelerator.num_processes  # each goes on with its share
     if run.accelerator.is_main_process:
-        _save(run)
+        save(run)
         stopped = f"Stopped by SIGTERM in epoch {run.epoch + 1} of {run.recipe.epochs}; {run.out} holds the state."
         say(f"{stopped} Go on with it: the same command with --resume, or train(..., resume=True) in Python.")
     run.accelerator.wait_for_everyone()
     raise SystemExit(_SIGTERM_EXIT)
-
-
-def _save(run: Run) -> None:
-    state = dict(
-        recipe=run.identity,
-        epoch=run.epoch,
-        step=run.step,
-        tally=run.tally.cpu(),
-        seconds=run.seconds,
-        history=run.history,
-        model=run.model.state_dict(),
-        ema=run.ema.state_dict() if run.ema is not None else None,
-        optimizer=run.optimizer.state_dict(),
-    )
-    save_state(run.out, state)
-
-
-def _load(run: Run) -> None:
-    state = load_state(run.out, run.identity)
-    try:
-        run.model.load_state_dict(state["model"])
-        if run.ema is not None:
-            run.ema.load_state_dict(state["ema"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.epoch, run.step, run.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
-        run.tally, run.history = state["tally"].to(run.tally), list(state["history"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise damaged(run.out / CHECKPOINT, e) from e
-
-
-# -- the end -------------------------------------------------------------------------------------------------------------
-
-
-def _gathered_logits(run: Run, model: nn.Module, judge: data.Split) -> Tensor:
-    """Outputs for every image of a split, each computed by one process, `(N, K)`."""
-    rank, world = run.accelerator.process_index, run.accelerator.num_processes
-    size = run.recipe.full_size(judge.info.image_size[1:])
-    if world == 1:
-        return evaluate.predict_logits(model, judge, image_size=size)
-    mine = evaluate.predict_logits(model, judge[rank::world], image_size=size) if rank < len(judge) else None
-    logits = torch.empty(len(judge), run.model.num_classes)
-    for other, part in gather_object([(rank, mine)]):
-        if part is not None:
-            logits[other::world] = part
-    return logits
-
-
-def _finish(run: Run, judge: data.Split) -> dict[str, Any]:
-    """Writes the weights, then reads the judging split once."""
-    model = run.best_weights
-    weights = run.out / checkpoints.WEIGHTS
-    if run.accelerator.is_main_process:
-        with atomic(weights) as temporary:
-            state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-            save_file(state, temporary, metadata=dict(format="pt"))
-    logits = _gathered_logits(run, model, judge)
-    mirrored = _gathered_logits(run, model, dataclasses.replace(judge, images=judge.images.flip(3)))
-    if not run.accelerator.is_main_process:
-        return {}
-    measured = evaluate.measure(logits, judge.labels)
-    image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
-    size = summary.count(model, image_size)
-    metrics = dict(
-        model=run.recipe.model,
-        dataset=run.recipe.dataset,
-        split="holdout" if run.holdout else "test",
-        top1=measured.top1,
-        top1_tta=evaluate.measure(evaluate.averaged(logits, mirrored), judge.labels).top1,
-        loss=measured.loss,
-        ece=measured.ece,
-        per_class=measured.per_class,
-        confusion=measured.confusion,
-        params=size.params,
-        macs=size.macs,
-        seed=run.recipe.seed,
-        epochs=run.epoch,
-        minutes=round(run.seconds / 60, 2),
-        **environment(run.accelerator.device),
-        data=datasets.record(judge.info, image_size),
-        data_md5=judge.info.files,
-        sha256=checkpoints.sha256(weights),
-    )
-    if run.loss.teachers:
-        metrics["teachers"] = [teacher.pretrained_cfg["architecture"] for teacher in run.loss.teachers]
-    if run.holdout:
-        metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
-    write_json(run.out / "metrics.json", metrics)
-    draw_curves(run.out)
-    return metrics
