@@ -33,7 +33,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from contract_models import create
-from helpers import MODELS, TINY, write_miniature
+from helpers import MODELS, TINY, each, write_miniature
 from hypothesis import HealthCheck, settings
 from loopback_hub import LoopbackHub
 from torch import nn
@@ -133,6 +133,23 @@ def brisk(monkeypatch):
 
 
 @pytest.fixture
+def waits(monkeypatch):
+    """The seconds that the Hub's client is given, call by call, before it is given up."""
+    from cnnzoo import client
+    from cnnzoo.hub import _pull
+
+    given = []
+
+    def noted(seconds, *args, real=client.within):
+        given.append(seconds)
+        return real(seconds, *args)
+
+    for module in (client, _pull):
+        monkeypatch.setattr(module, "within", noted)
+    return given
+
+
+@pytest.fixture
 def quick(monkeypatch):
     """The reload of `hub.verify` without its process, which takes seconds."""
     import timm
@@ -181,7 +198,7 @@ def recipe() -> Recipe:
 # -- the contract's models -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=each(MODELS))
 def shared(request: pytest.FixtureRequest) -> nn.Module:
     """Each model of the zoo in turn; a test must leave it as it is."""
     model = create(request.param)

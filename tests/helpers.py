@@ -6,10 +6,12 @@ import hashlib
 import math
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
 from safetensors.torch import load_file
@@ -23,6 +25,24 @@ from cnnzoo.summary import Count, count
 
 # Sorted, so that test ids and their order are the same in every process.
 MODELS = sorted(cnnzoo.list_models())
+
+# One of each kind. A test that says the same of every model runs on these by default, and on the others when asked for with
+# `-m slow`; golden.csv, the budgets and the names are checked for every model every time.
+REPRESENTATIVES = {
+    "lenet_d2l",  # the textbook's; flattens its feature map, so it takes one image size
+    "nin_d2l",  # classifies before it pools
+    "resnext_tiny",  # residual blocks, grouped convolutions
+    "preact_resnet_tiny",  # normalises before it convolves
+    "densenet_tiny",  # concatenates
+    "googlenet_tiny",  # branches
+}
+
+
+def each(names: Iterable[str]) -> list:
+    """Models or checkpoints as parameters of a test: all but those of the representatives are marked `slow`."""
+    marks = {True: (), False: pytest.mark.slow}
+    return [pytest.param(name, marks=marks[name.split(".")[0] in REPRESENTATIVES]) for name in names]
+
 
 HUB_NAME = "lenet_tiny.fashion_mnist"  # the smallest checkpoint, which the tests of the Hub send around
 

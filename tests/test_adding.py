@@ -31,7 +31,7 @@ def run_contract(tmp_path: Path, family: str) -> tuple[int, str]:
     (tmp_path / "separable.py").write_text(family)
     (tmp_path / "with_separable.py").write_text(PLUGIN.format(path=str(tmp_path / "separable.py")))
     paths = [str(tmp_path), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "pytest", "-p", "with_separable", "-p", "no:cacheprovider", "-n", "0"]
+    command = [sys.executable, "-m", "pytest", "-p", "with_separable", "-p", "no:cacheprovider", "-n", "0", "-m", ""]
     command += [*map(str, CONTRACT), str(TESTS / "test_budgets.py"), "-k", "separable_tiny"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     run = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)

@@ -21,13 +21,28 @@ def few(tiny_split, monkeypatch):
 
 
 @pytest.mark.slow
-def test_each_loop_trains_on_every_image_and_compiles_before_its_epoch(few):
+def test_each_loop_has_a_row_and_ours_are_held_against_the_faster_plain_one(few):
     rows = bench.loops(few, repeats=1)
     assert [row["loop"].split(",")[0] for row in rows] == ["DataLoader", "DataLoader", "cnnzoo", "cnnzoo", "cnnzoo"]
-    assert all(row["seconds"] > 0 for row in rows)
-    assert rows[-1]["warm_up"] > 10 * rows[-2]["warm_up"] and rows[-1]["warm_up"] > 10 * rows[-1]["seconds"]
     plain = min(row["seconds"] for row in rows[:2])
-    assert all(row["times"] == pytest.approx(plain / row["seconds"], abs=0.02) for row in rows[2:])
+    assert [row["times"] for row in rows[2:]] == [round(plain / row["seconds"], 2) for row in rows[2:]]
+
+
+@pytest.mark.slow
+def test_what_is_compiled_is_compiled_before_the_epoch_that_is_timed(few, monkeypatch):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)  # the call sets it; this puts it back
+    graphs = []
+
+    def epoch(*args):
+        seconds = _train._our_epoch(*args)
+        graphs.append(counters["stats"]["unique_graphs"])
+        return seconds
+
+    _train._warm_epoch(epoch, few, "lenet_d2l", dict(compile=True))
+    before, after = graphs
+    assert before == after > 0
 
 
 def test_the_plain_loop_reads_image_by_image_through_torchvision(few):
@@ -53,7 +68,6 @@ def test_a_cold_start_runs_the_command_and_reads_its_accuracy(fashion_mnist_dir)
     assert row["command"] == "cnnzoo train " + " ".join(arguments)
     assert Recipe(**row["recipe"]) == get_recipe("textbook", "lenet_d2l", epochs=1, batch_size=2048)
     assert len(row["seconds"]) == len(row["top1"]) == len(row["top1_tta"]) == 2
-    assert all(seconds > 1 for seconds in row["seconds"])
 
 
 def _loop(name: str, seconds: float) -> dict:
@@ -87,7 +101,6 @@ def test_cost_is_measured_along_three_axes_and_60000_images_stay_under_2_gb():
         ("model", "resnet_tiny", 1_280, 1), ("model", "resnet_small", 1_280, 1),
     ]  # fmt: skip
     assert 100 < rows[2]["peak_mb"] < 2_000
-    assert rows[0]["seconds"] < rows[2]["seconds"]
     for row in rows:
         assert row["images_per_s"] == pytest.approx(row["images"] / row["seconds"], rel=0.02)
 

@@ -4,12 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from helpers import each
 from huggingface_hub.utils import close_session
 from loopback_http import ALWAYS
 
@@ -38,7 +38,7 @@ def test_the_headline_model_reaches_its_bar():
     assert checkpoints.metrics("resnext_small.fashion_mnist")["top1"] >= 94.5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_every_bundled_checkpoint_loads_without_a_network(name, no_network):
     model = cnnzoo.create_model(name, pretrained=True).eval()
     torch.manual_seed(0)
@@ -164,16 +164,16 @@ def test_without_the_bundled_file_the_hub_is_asked_once_and_its_copy_verified(ab
     assert not [r for r in server.requests if "pytorch_model" in r.path]
 
 
-def test_without_file_and_network_the_advice_comes_in_less_than_five_seconds(absent, server, cache, request):
+def test_without_file_and_network_the_advice_waits_for_less_than_five_seconds(absent, server, cache, request, waits):
     server.fault("info", "stall", ALWAYS)
     for network in ("that swallows everything", "none"):
         if network == "none":
             close_session()
             request.getfixturevalue("no_network")
-        began = time.monotonic()
+        waits.clear()
         with pytest.raises(CheckpointError, match="neither in this installation.*Go online.*put the file there"):
             create(cache)
-        assert time.monotonic() - began < 5, network
+        assert 0 < sum(waits) < 5, network
 
 
 def test_the_clients_own_offline_switch_is_said_at_once(absent, no_network, monkeypatch, cache):
@@ -204,14 +204,14 @@ def test_a_file_of_the_users_own_wins(tmp_path):
         assert torch.equal(mine.state_dict()[key], value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_a_folder_loads_as_a_local_hub_repository(name, no_network):
     loaded = timm.create_model(f"local-dir:{checkpoints.folder(name)}", pretrained=True).eval()
     x = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(loaded(x), cnnzoo.create_model(name, pretrained=True).eval()(x))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 @pytest.mark.parametrize("in_chans", [2, 3, 4])
 def test_more_channels_give_the_grayscale_logits_on_gray_images(name, in_chans):
     gray = cnnzoo.create_model(name, pretrained=True).eval()
@@ -221,7 +221,7 @@ def test_more_channels_give_the_grayscale_logits_on_gray_images(name, in_chans):
         torch.testing.assert_close(wide(x.expand(-1, in_chans, -1, -1)), gray(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", each(NAMES))
 def test_another_number_of_classes_keeps_the_features_and_swaps_the_head(name):
     whole = cnnzoo.create_model(name, pretrained=True).eval()
     five = timm.create_model(name, pretrained=True, num_classes=5, in_chans=3).eval()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import each
 from hypothesis import given, strategies as st
 from PIL import Image
 
@@ -194,7 +195,7 @@ def test_a_model_that_is_not_the_checkpoints_has_no_temperature():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", cnnzoo.list_pretrained())
+@pytest.mark.parametrize("name", each(cnnzoo.list_pretrained()))
 def test_the_temperature_makes_the_test_sets_probabilities_truer(name, fashion_mnist_dir):
     model = cnnzoo.create_model(name, pretrained=True)
     split = cnnzoo.load_split(split="test", data_dir=fashion_mnist_dir)

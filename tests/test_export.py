@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers import MODELS, fill, images, is_large, native_size
+from contract_models import need_numbers
+from helpers import MODELS, each, fill, images, is_large, native_size
 from torch import nn
 
 import cnnzoo
@@ -115,8 +116,9 @@ def test_without_preprocessing_a_file_takes_what_the_model_takes(tmp_path):
 # -- folding -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if not is_large(name)])
+@pytest.mark.parametrize("name", each(MODELS))
 def test_folding_batch_norms_changes_no_output(name):
+    need_numbers(name)
     model = fill(cnnzoo.create_model(name)).eval()
     x = torch.randn(2, *native_size(name), generator=torch.Generator().manual_seed(0))
     before = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
@@ -165,15 +167,12 @@ def test_every_model_of_28_pixels_exports(name, format, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in LARGER if not is_large(name)])
+@pytest.mark.parametrize("name", LARGER)
 def test_the_textbooks_networks_export_at_their_size(name, tmp_path):
-    model = fill(cnnzoo.create_model(name)).eval()
-    cnnzoo.export(model, tmp_path / "model.pt2")
-
-
-@pytest.mark.parametrize("name", [name for name in LARGER if is_large(name)])
-def test_the_textbooks_large_networks_trace(name):
-    """On the meta device: up to 129 million parameters would make the suite heavy."""
+    """The large ones are traced on the meta device: up to 129 million parameters would make the suite heavy."""
+    if not is_large(name):
+        cnnzoo.export(fill(cnnzoo.create_model(name)).eval(), tmp_path / "model.pt2")
+        return
     model = cnnzoo.create_model(name, device="meta").eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     x = torch.empty(2, *native_size(name), device="meta")

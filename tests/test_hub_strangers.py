@@ -13,7 +13,7 @@ from loopback_http import ALWAYS
 import cnnzoo
 from cnnzoo.errors import CheckpointError, CnnzooError, HubError
 
-pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.timeout(60)]  # a minute is a hang
+pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.timeout(300)]  # that is a hang
 
 
 # -- what strangers put into a repository ----------------------------------------------------------------------------------

@@ -123,38 +123,23 @@ def test_every_module_for_people_is_an_attribute_after_a_bare_import_and_in_dir(
 # -- the cost of the import ----------------------------------------------------------------------------------------------
 
 _MEASURE = """
-import json, sys, time
+import json, sys
 import socket
 def refuse(*args): raise OSError("the import tried the network")
 socket.socket.connect = socket.getaddrinfo = refuse
 import timm
-before, began = set(sys.modules), time.process_time()
+before = set(sys.modules)
 import cnnzoo
-print(json.dumps(dict(file=cnnzoo.__file__, seconds=time.process_time() - began, new=sorted(set(sys.modules) - before))))
+print(json.dumps(dict(file=cnnzoo.__file__, new=sorted(set(sys.modules) - before))))
 """
 
 
-def measure_import() -> dict:
-    """Imports timm, then cnnzoo, in a fresh process without a network: processor seconds and modules of the second."""
+def test_the_import_adds_only_light_modules_of_our_own_to_timms_and_touches_no_network():
     run = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    measured = json.loads(run.stdout)
-    assert Path(measured["file"]) == Path(cnnzoo.__file__)
-    return measured
-
-
-def test_the_import_adds_no_heavy_machinery_to_timms_and_touches_no_network():
-    heavy = (
-        "torch._dynamo", "torch._inductor", "torchvision", "accelerate", "onnx", "matplotlib", "pandas", "transformers",
-        "cnnzoo.train", "cnnzoo.hub",
-    )  # fmt: skip
-    loaded = [m for m in measure_import()["new"] if any(m == h or m.startswith(h + ".") for h in heavy)]
-    assert not loaded
-
-
-def test_the_import_adds_at_most_150_ms_to_timms():
-    # Processor time, and the best of up to three, so that a busy machine does not fail it.
-    seconds = []
-    while len(seconds) < 3 and min(seconds, default=1.0) > 0.15:
-        seconds.append(measure_import()["seconds"])
-    assert min(seconds) <= 0.15, f"import cnnzoo took {seconds} s after import timm"
+    found = json.loads(run.stdout)
+    assert Path(found["file"]) == Path(cnnzoo.__file__)
+    tops = {name.split(".")[0] for name in found["new"]}
+    assert tops - set(sys.stdlib_module_names) == {"cnnzoo"}
+    heavy = {"app", "bench", "cli", "client", "hub", "plots", "reproduce", "train"}
+    assert not heavy & {name.split(".")[1] for name in found["new"] if name.startswith("cnnzoo.")}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import timm
-from helpers import MODELS, fill
+from helpers import MODELS, each, fill
 from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 
@@ -94,7 +94,7 @@ def test_a_name_is_family_and_size_or_the_textbooks(name):
 # -- creating ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", each(MODELS))
 def test_cnnzoo_and_timm_create_the_same_model(name):
     ours, timms = cnnzoo.create_model(name, device="meta"), timm.create_model(name, device="meta")
     assert type(ours) is type(timms)

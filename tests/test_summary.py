@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from helpers import MODELS, each
 from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -105,7 +106,7 @@ def measured_field(model: nn.Module, chs: int, pixels: int) -> tuple[int, ...]:
 # -- cost -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", cnnzoo.list_models())
+@pytest.mark.parametrize("name", each(MODELS))
 def test_macs_agree_with_torchs_flop_counter_and_params_with_the_model(name):
     model = on_meta(name)
     size = model.pretrained_cfg["input_size"]

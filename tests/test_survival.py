@@ -122,7 +122,7 @@ def start(*args: str) -> subprocess.Popen:
     return subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()
@@ -141,7 +141,7 @@ def test_a_run_killed_at_random_points_ends_with_the_very_weights_of_an_uninterr
         wait_for(out / "checkpoint.pt", process)
         time.sleep(chance.uniform(0, 1.5))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     last = start("--out", str(out), "--resume")
     _, err = last.communicate(timeout=300)
     assert last.returncode == 0, err
@@ -154,9 +154,8 @@ def test_sigterm_saves_and_exits_143(tmp_path):
     out = tmp_path / "run"
     process = start("--out", str(out), "--epochs", "2000")
     wait_for(out / "metrics.jsonl", process)
-    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143, err
     assert "Traceback" not in err and "--resume" in err.splitlines()[-1]
     state = torch.load(out / "checkpoint.pt", weights_only=True)
