@@ -9,18 +9,18 @@ of a cfg are, and refuses weights whose sha256 is not the one in the folder's `m
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, HubError
 
 HUB_ORG = "cnnzoo"
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
 _DEADLINE = 600.0  # seconds for a download
@@ -83,7 +83,7 @@ def pretrained_cfgs(arch: str) -> dict[str, dict]:
 
 
 def _cfg(name: str) -> dict:
-    config = read_json(folder(name) / "config.json")
+    config = read_json(folder(name) / CONFIG)
     stored = config.get("pretrained_cfg", {})
     cfg = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in _FIELDS}
     if "label_names" in config:
@@ -141,20 +141,74 @@ def verify(path: Path, expected: str) -> None:
         )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a safetensors file into a model; every tensor has to fit.
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Loads a safetensors file into a model; it goes through `read_weights`, so it is exactly the model's.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or of another model.
+        CheckpointError: The file is missing, damaged, of another model, or holds numbers that no model can have.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    model.load_state_dict(read_weights(path, model), strict=True)
 
+
+def read_weights(source: str | Path | bytes, model: nn.Module, where: str = "") -> dict[str, Tensor]:
+    """The tensors of a safetensors file, once they have passed `check_weights`. All weights of files come in by this gate.
+
+    Args:
+        source: The file, or its content.
+        model: What the weights are for; it may be on the meta device, and is not changed.
+        where: What messages call the file; its path if empty.
+
+    Raises:
+        CheckpointError: It cannot be read, is no safetensors file, or `check_weights` refuses what is in it.
+    """
+    import safetensors.torch
+
+    where = where or str(source)
     try:
-        model.load_state_dict(load_file(path), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as e:
-        reason = str(e).splitlines()[0]
-        raise CheckpointError(f"{path} does not fit {type(model).__name__} ({reason}). Give its own weights.") from e
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as e:
+        raise CheckpointError(f"{where} cannot be read ({e.strerror}). Name a file of weights, {WEIGHTS}.") from e
+    try:
+        state = safetensors.torch.load(content)
+    except Exception as e:  # SafetensorError, KeyError, RuntimeError, ...: the library has no common class
+        raise _bad_weights(where, f"is no safetensors file ({str(e)[:200]})", "a whole model.safetensors") from e
+    check_weights(state, model, where)
+    return state
+
+
+def check_weights(state: Mapping[str, Tensor], model: nn.Module, where: str) -> None:
+    """Whether weights are the model's: its names, its shapes, its types, and numbers that can be.
+
+    A floating type may be of another precision than the model's, as long as all numbers stay finite in the model's own.
+
+    Args:
+        state: Tensors by name.
+        model: What they are for; it may be on the meta device.
+        where: What messages call them.
+
+    Raises:
+        CheckpointError: They are not; the message names the tensor.
+    """
+    wanted = model.state_dict()
+    if different := sorted(set(wanted) ^ set(state)):
+        shown = ", ".join(name[:60] for name in different[:3]) + (", ..." if len(different) > 3 else "")
+        raise _bad_weights(where, f"differs from {type(model).__name__} in the names {shown}", f"its {len(wanted)} names")
+    for name, tensor in state.items():
+        own = wanted[name]
+        floats = tensor.is_floating_point() and own.is_floating_point()
+        if tensor.shape != own.shape or not (floats or tensor.dtype == own.dtype):
+            found, needed = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, own))
+            raise _bad_weights(where, f"has {name} as {found}", needed)
+        if tensor.is_meta:
+            raise _bad_weights(where, f"has {name} on the meta device", "numbers")
+        if floats and not tensor.to(own.dtype).isfinite().all():
+            raise _bad_weights(where, f"has numbers in {name} that are not finite", f"finite {own.dtype}")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise _bad_weights(where, f"has numbers in {name} below 0", "variances of 0 or more")
+
+
+def _bad_weights(where: str, what: str, allowed: str) -> CheckpointError:
+    return CheckpointError(f"{where} {what}. Allowed: {allowed}. Use weights of a run, of cnnzoo build or of timm.")
 
 
 # timm's cfg refuses fields that it does not know, but it has one for notes, which goes wherever the cfg goes.
@@ -197,6 +251,47 @@ def _no_temperature(given: Any) -> CheckpointError:
         f"The temperature {str(given)[:60]!r} was given for a checkpoint, allowed is one number from {low:g} to {high:g}. "
         "Use a checkpoint made by cnnzoo build, or set model.temperature = 1."
     )
+
+
+def fetch(place: str, files: Sequence[str], cache_dir: str | Path | None = None) -> Path:
+    """The folder of the Hub client's cache with files of a repository; without a network what it has.
+
+    Args:
+        place: `org/name`, or `org/name@revision`.
+        files: Their names.
+        cache_dir: The Hub client's cache, its default if None.
+
+    Raises:
+        HubError: The repository or one of the files cannot be had; no more than five seconds pass without a network.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from .client import Repository, Unreachable, within
+
+    repo_id, _, revision = place.partition("@")
+    repo, which = Repository(repo_id), dict(revision=revision or "main")
+
+    def ask() -> set[str]:
+        info = repo.ask(repo.api.model_info, repo_id, attempts=3, timeout=_PATIENCE - 0.5, **which)
+        return {s.rfilename for s in info.siblings or ()}
+
+    def get() -> list[str]:
+        return [repo.ask(hf_hub_download, repo_id, f, cache_dir=cache_dir, attempts=3, **which) for f in files]
+
+    try:
+        there = within(_PATIENCE, f"Asking the Hub for {repo_id}", ask)  # the client alone tries for 20 s
+        if lacking := [f for f in files if f not in there]:
+            raise HubError(f"{place} has no {' and no '.join(lacking)}; pickles are not read. Ask for another repository.")
+        found = within(_DEADLINE, f"Fetching {place}", get)
+    except Unreachable as e:
+        held = [repo.ask(try_to_load_from_cache, repo_id, f, cache_dir=cache_dir, **which) for f in files]
+        found = [path for path in held if isinstance(path, str)]
+        if len(found) < len(files):
+            raise Unreachable(f"{e} The cache has no {place} either. The zoo's own models need no network.") from None
+    folders = {Path(path).parent for path in found}
+    if len(folders) > 1:
+        raise HubError(f"{place} was changed while it was fetched. Try again.")
+    return folders.pop()
 
 
 def _download(name: str, cache_dir: str | Path | None) -> Path:

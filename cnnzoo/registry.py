@@ -9,23 +9,15 @@ import timm
 from timm.models import is_model, split_model_name_tag
 from torch import nn
 
-from . import checkpoints, models, summary
+from . import checkpoints, configs, models, summary
 from .datasets import get_dataset_info
 from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
-
-_PACKAGE = models.__name__ + "."
 
 # What a model can do or be told; `info(name)["supports"]` has each model's. All but the last three hold for every model.
 CAPABILITIES = (
     "features_only", "forward_intermediates", "fx", "grad_checkpointing", "group_matcher", "in_chans", "num_classes",
     "pruning", "torchscript", "drop_path_rate", "dynamic_size", "img_size",
 )  # fmt: skip
-
-
-def _ours() -> dict[str, Any]:
-    from timm.models._registry import _model_entrypoints
-
-    return {name: fn for name, fn in _model_entrypoints.items() if fn.__module__.startswith(_PACKAGE)}
 
 
 def list_models(
@@ -48,7 +40,7 @@ def list_models(
     wanted = {supports} if isinstance(supports, str) else set(supports)
     for capability in wanted - set(CAPABILITIES):
         raise unknown("capability", capability, CAPABILITIES)
-    names = checkpoints.names() if pretrained else sorted(_ours())
+    names = checkpoints.names() if pretrained else sorted(models.entrypoints())
     # A pattern without a tag means the checkpoints of a model by all their tags.
     found = [name for name in names if any(fnmatch.fnmatch(n, p) for n in (name, name.split(".")[0]) for p in patterns)]
     return [name for name in found if not wanted or wanted <= set(_supports(create_model(name, device="meta")))]
@@ -71,46 +63,48 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Modul
 
     Raises:
         UnknownNameError: There is no such model or tag; the nearest names are suggested.
-        CheckpointError: The weights are missing or not the published ones.
+        CheckpointError: The weights are missing or not the published ones, or what is elsewhere is no model of the zoo.
+        HubError: The Hub cannot be reached, or has no such repository.
         TypeError: A keyword is unknown.
     """
     if ":" in name:
         return _from_elsewhere(name, pretrained, **kwargs)
     arch, tag = split_model_name_tag(name)
-    if arch not in _ours():
+    if arch not in models.entrypoints():
         hint = "timm has it: use timm.create_model." if is_model(arch) else "cnnzoo.list_models() lists them."
-        raise unknown("model", arch, _ours(), hint=hint)
+        raise unknown("model", arch, models.entrypoints(), hint=hint)
     _check_tag(arch, tag)
     return timm.create_model(name, pretrained=pretrained, **kwargs)
 
 
 def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """A model whose config and weights are a Hub repository's (`hf-hub:`) or a folder's (`local-dir:`)."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    """A model whose config and weights are a Hub repository's (`hf-hub:`) or a folder's (`local-dir:`).
 
+    Both are read as a stranger's before timm sees them.
+    """
     source, _, place = name.partition(":")
     if source not in ("hf-hub", "local-dir") or not place:
         raise UnknownNameError(f"Unknown model {name!r}. Write hf-hub:ORG/NAME, local-dir:FOLDER, or a name without ':'.")
-    if source == "hf-hub" and pretrained:
-        # Without a file name timm takes a pickle where the safetensors file cannot be had.
-        overlay = dict(hf_hub_filename=checkpoints.WEIGHTS)
-        kwargs["pretrained_cfg_overlay"] = {**overlay, **(kwargs.get("pretrained_cfg_overlay") or {})}
-    if source == "local-dir" and pretrained and not (Path(place) / checkpoints.WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{place} has no config.json and {checkpoints.WEIGHTS}; pickles are not read. Name a folder that has both, "
-            "such as cnnzoo build makes."
-        )
+    needed = [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * pretrained
+    folder = checkpoints.fetch(place, needed, kwargs.get("cache_dir")) if source == "hf-hub" else Path(place)
     try:
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+        contents = [(folder / file).read_bytes() for file in needed]
+    except OSError as e:
+        raise CheckpointError(
+            f"{place} has no {' and '.join(needed)} that can be read ({e.strerror}); pickles are not. Name a folder that "
+            "has both, such as cnnzoo build makes."
+        ) from e
+    config = configs.read_config(contents[0], f"{place}/{checkpoints.CONFIG}")
+    network = configs.empty_model(config, place)
+    if pretrained:
+        checkpoints.read_weights(contents[1], network, f"{place}/{checkpoints.WEIGHTS}")
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
     except CnnzooError:
         raise
-    except (OSError, HfHubHTTPError, HFValidationError, KeyError, ValueError, RuntimeError) as e:
+    except (OSError, KeyError, ValueError, RuntimeError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        wanted = "a folder" if source == "local-dir" else "a network, and a repository ORG/NAME"
-        raise CheckpointError(
-            f"{name} cannot be loaded ({reason}). Needed is {wanted} with config.json and "
-            f"{checkpoints.WEIGHTS}; check the name."
-        ) from e
+        raise CheckpointError(f"{name} cannot be built so ({reason}). Leave out arguments that it does not have.") from e
 
 
 def _check_tag(arch: str, tag: str) -> None:
@@ -180,7 +174,7 @@ def _result(name: str) -> dict[str, Any]:
         checkpoint=name,
         model=arch,
         tag=tag,
-        family=_ours()[arch].__module__.removeprefix(_PACKAGE),
+        family=models.entrypoints()[arch].__module__.rpartition(".")[2],
         **{k: m[k] for k in ("params", "macs", "top1", "top1_mean", "top1_std", "seeds")},
         n=len(m["seeds"]),
         **{k: m.get(k) for k in ("top1_tta", "loss", "ece", "ece_calibrated", "temperature", "robustness", "holdout_top1")},

@@ -8,14 +8,19 @@ import json
 import shutil
 
 import pytest
+import torch
+from click.testing import CliRunner
 from helpers import HUB_NAME as NAME
 from hub_helpers import FILES, FOLDER, MINE, WEIGHTS, assert_nothing_half_written, assert_right, fault, pull, refused
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 from loopback_http import ALWAYS
 from loopback_hub import ALICE, BOB, ZOO
+from PIL import Image
 
+import cnnzoo
 from cnnzoo import checkpoints, hub
+from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, HubError
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.timeout(300)]  # that is a hang
@@ -307,6 +312,31 @@ def test_the_token_is_never_shown(server, cache, route, status, caplog, capfd):
         server.put(MINE, {"config.json": b"{}"})
     refused(act, MINE if status != 401 else "token", kind=HubError)
     assert ALICE not in caplog.text + "".join(capfd.readouterr())
+
+
+@fault('the same, through `create_model("hf-hub:...")`', "the token is in no message and no traceback")
+@pytest.mark.parametrize("route", ["info", "head", "small"])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 418])
+def test_create_model_never_shows_the_token(server, cache, route, status, monkeypatch, caplog, capfd):
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    server.put(MINE, FILES, private=True)
+    server.fault(route, status, ALWAYS, at=1)
+    refused(lambda: cnnzoo.create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=cache))
+    assert ALICE not in caplog.text + "".join(capfd.readouterr())
+
+
+@fault('no network, through `create_model("hf-hub:...")` or `predict --model hf-hub:...`', "one line, in less than 5 s")
+def test_create_model_gives_up_soon_without_a_network_unless_the_cache_helps(server, cache, tmp_path):
+    server.put(MINE, FILES)
+    cnnzoo.create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=cache)
+    server.fault("info", "stall", ALWAYS)
+    model = cnnzoo.create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=cache)
+    assert torch.equal(model.get_classifier().bias, cnnzoo.create_model(NAME, pretrained=True).get_classifier().bias)
+    Image.new("L", (28, 28)).save(tmp_path / "image.png")
+    began = time.monotonic()
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "image.png"), "--model", "hf-hub:alice/other"])
+    assert time.monotonic() - began < 5
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1), result.output
 
 
 @fault("no such repository, revision or file", "`HubError` that names it")

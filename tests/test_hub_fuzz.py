@@ -12,9 +12,8 @@ from helpers import HUB_NAME as NAME
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from cnnzoo import checkpoints
+from cnnzoo import checkpoints, configs
 from cnnzoo.errors import CnnzooError
-from cnnzoo.hub import _folder
 
 pytestmark = pytest.mark.slow
 
@@ -149,9 +148,9 @@ NAMES = [
 
 
 def assert_buildable(content):
-    config = verdict(_folder.read_config, content, "config.json")
+    config = verdict(configs.read_config, content, "config.json")
     if config is not None:
-        model = verdict(_folder.empty_model, config, "config.json")
+        model = verdict(configs.empty_model, config, "config.json")
         if model is not None:
             assert model.num_classes == config.cfg["num_classes"]
             assert 0.01 <= config.temperature <= 100
@@ -172,7 +171,7 @@ def test_configs_with_odd_bytes(content):
 
 
 def assert_exact(content):
-    state = verdict(_folder.read_weights, content, TARGET, "model.safetensors")
+    state = verdict(checkpoints.read_weights, content, TARGET, "model.safetensors")
     if state is not None:
         nn.Linear(3, 2).load_state_dict(state, strict=True)
 
@@ -198,8 +197,8 @@ def test_weights_with_odd_bytes(content):
 
 
 def test_the_unbroken_pass_and_a_crash_would_show():
-    assert verdict(_folder.read_config, json.dumps(CONFIG).encode(), "config.json") is not None
-    assert verdict(_folder.read_weights, WEIGHTS, TARGET, "model.safetensors") is not None
+    assert verdict(configs.read_config, json.dumps(CONFIG).encode(), "config.json") is not None
+    assert verdict(checkpoints.read_weights, WEIGHTS, TARGET, "model.safetensors") is not None
     with pytest.raises(ZeroDivisionError):
         verdict(lambda: 1 / 0)
     with pytest.raises(AssertionError, match="open"):

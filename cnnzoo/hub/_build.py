@@ -15,6 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from .. import checkpoints, registry, summary
+from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
@@ -22,7 +23,7 @@ from ..predict import class_labels
 from ..recipes import completed
 from ..version import __version__
 from ._card import CUSTOM, card, facts, full_name, widened
-from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE, load_model, read_config
+from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
 
 
 def build(

@@ -17,11 +17,12 @@ from torch import nn
 
 from .. import checkpoints, registry
 from ..client import Repository, Unreachable, within
+from ..configs import MAX_CONFIG, Config, empty_model, load_model, read_config, size_limit
 from ..data import create_transform
 from ..errors import CheckpointError, HubError
 from ..files import atomic
 from ..predict import class_labels
-from ._folder import CONFIG, MAX_CONFIG, Config, empty_model, load_model, read_config, size_limit
+from ._folder import CONFIG
 from ._push import digests
 
 _log = logging.getLogger(__name__)

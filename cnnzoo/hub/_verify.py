@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from .. import checkpoints
+from ..configs import load_model, read_config
 from ..errors import CheckpointError, CnnzooError
 from ._build import config, read_numbers
 from ._card import card, facts, full_name, widened
-from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED, load_model, read_config
+from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
 
 # A process that knows nothing but the folder; what it prints last is its answer.
 _RELOAD = """

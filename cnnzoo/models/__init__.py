@@ -14,3 +14,4 @@ from . import (
     wide_resnet as wide_resnet,
 )
 from ._convnet import ConvNet as ConvNet
+from ._entrypoints import entrypoints as entrypoints

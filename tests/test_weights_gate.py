@@ -1,0 +1,93 @@
+"""One gate for weights: whichever way they come in, they are the model's and their numbers can be."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import HUB_NAME as NAME
+from safetensors.torch import load, save, save_file
+
+import cnnzoo
+from cnnzoo import checkpoints, hub
+from cnnzoo.errors import CheckpointError, CnnzooError
+
+GOOD = load((checkpoints.folder(NAME) / checkpoints.WEIGHTS).read_bytes())
+BIAS = "head.fc.bias"
+
+
+def changed(**tensors):
+    return save({**GOOD, **tensors}, metadata=dict(format="pt"))
+
+
+BAD = dict(
+    nan=changed(**{BIAS: torch.full((10,), torch.nan)}),
+    infinite=changed(**{BIAS: torch.tensor([0.0] * 9 + [torch.inf])}),
+    too_large_for_the_models_type=changed(**{BIAS: torch.full((10,), 1e300, dtype=torch.float64)}),
+    integers=changed(**{BIAS: torch.zeros(10, dtype=torch.int64)}),
+    truths=changed(**{BIAS: torch.zeros(10, dtype=torch.bool)}),
+    complex=changed(**{BIAS: torch.zeros(10, dtype=torch.complex64)}),
+    other_shape=changed(**{BIAS: torch.zeros(9)}),
+    one_more=changed(**{"head.extra": torch.zeros(1)}),
+    one_less=save({k: v for k, v in GOOD.items() if k != BIAS}),
+    damaged=changed()[:-7],
+    empty=b"",
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a checkpoint folder that a test may damage."""
+    return shutil.copytree(checkpoints.folder(NAME), tmp_path / NAME)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_weights_are_refused_by_the_gate(kind):
+    model = cnnzoo.create_model(NAME.split(".")[0])
+    with pytest.raises(CheckpointError, match="weights.safetensors .* Allowed:"):
+        checkpoints.read_weights(BAD[kind], model, "weights.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["nan", "integers", "truths", "damaged"])
+def test_a_folder_with_bad_weights_is_refused_by_local_dir_verify_and_load_weights_alike(folder, quick, kind):
+    path = folder / checkpoints.WEIGHTS
+    path.write_bytes(BAD[kind])
+    metrics = folder / "metrics.json"
+    metrics.write_text(json.dumps(dict(json.loads(metrics.read_text()), sha256=checkpoints.sha256(path))))
+    for way in (
+        lambda: cnnzoo.create_model(f"local-dir:{folder}", pretrained=True),
+        lambda: hub.verify(folder),
+        lambda: checkpoints.load_weights(cnnzoo.create_model(NAME.split(".")[0]), path),
+    ):
+        with pytest.raises(CheckpointError, match="model.safetensors .* Allowed:"):
+            way()
+
+
+def test_half_precision_passes_and_nothing_of_a_refused_file_is_loaded(tmp_path):
+    model = cnnzoo.create_model(NAME.split(".")[0])
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    (tmp_path / "bad").write_bytes(BAD["nan"])
+    with pytest.raises(CheckpointError):
+        checkpoints.load_weights(model, tmp_path / "bad")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    halved = {k: v.half() if v.is_floating_point() else v for k, v in GOOD.items()}
+    save_file(halved, tmp_path / "half")
+    checkpoints.load_weights(model, tmp_path / "half")
+    assert torch.equal(model.state_dict()[BIAS], GOOD[BIAS].half().float())
+
+
+CONFIGS = [
+    dict(num_classes=0), dict(num_classes=-1), dict(num_classes="ten"), dict(num_classes=1e300), dict(architecture=None),
+    dict(architecture=["lenet_tiny"]), dict(architecture="resnet50"), dict(model_args=dict(global_pool="foo")),
+    dict(model_args=dict(global_pool=7)), dict(model_args=7), dict(pretrained_cfg=[]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", CONFIGS, ids=str)
+def test_an_odd_config_of_a_local_folder_is_refused_in_one_line(folder, fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), **fields)))
+    for pretrained in (False, True):
+        with pytest.raises(CnnzooError) as caught:
+            cnnzoo.create_model(f"local-dir:{folder}", pretrained=pretrained)
+        assert len(str(caught.value).splitlines()) == 1
