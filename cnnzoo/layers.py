@@ -25,6 +25,20 @@ class Stage(nn.Sequential):
         self.num_chs = num_chs
         self.reduction = reduction
 
+    def reduction_before_pooling(self) -> int | None:
+        """The reduction of the map that the last layer pools, None where it does not pool or nothing comes before it."""
+        last = self[len(self) - 1]
+        pool = getattr(last, "pool", last)  # that of a `ConvAct`, or the layer itself
+        if len(self) == 1 or not isinstance(pool, (nn.MaxPool2d, nn.AvgPool2d)):
+            return None
+        return self.reduction // pool.stride
+
+    def forward_before_pooling(self, x: Tensor) -> Tensor:
+        """All layers but the last."""
+        for layer in list(self)[:-1]:
+            x = layer(x)
+        return x
+
 
 class ConvAct(nn.Module):
     """Convolution, by choice batch norm, activation. (timm's `ConvNormAct` has no activation without the norm.)

@@ -14,8 +14,11 @@ import torch
 from contract_models import batch_for, create, need_numbers
 from helpers import MODELS, assert_same, images, is_large, native_size
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 from timm.layers import DropPath
 from torch import nn
+
+import cnnzoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 
@@ -151,6 +154,32 @@ def test_another_number_of_channels_is_honoured(name, chans):
     model = timm.create_model(name, in_chans=chans, device="meta")
     assert model.in_chans == chans
     assert model(torch.zeros(2, chans, *native_size(name)[1:], device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("chans", [1, 2, 3])
+@pytest.mark.parametrize("features", [False, True])
+def test_the_cfg_of_a_model_says_what_this_model_takes(name, chans, features):
+    before = copy.deepcopy(timm.get_pretrained_cfg(name))
+    model = timm.create_model(name, in_chans=chans, features_only=features, device="meta")
+    size = (chans, *before.input_size[1:])
+    cfg = model.pretrained_cfg
+    assert cfg["input_size"] == size and model.default_cfg is cfg
+    assert len(cfg["mean"]) == len(cfg["std"]) == chans
+    assert sum(cfg["mean"]) / chans == pytest.approx(sum(before.mean) / len(before.mean))
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], config["mean"], config["std"]) == (size, cfg["mean"], cfg["std"])
+    assert timm.data.resolve_data_config(dict(in_chans=chans), model=model) == config  # as timm's scripts ask
+    assert timm.get_pretrained_cfg(name) == before
+    assert timm.create_model(name, device="meta").pretrained_cfg["input_size"] == before.input_size
+
+
+@pytest.mark.parametrize("size", [64, (40, 48)])
+def test_the_cfg_of_a_model_of_another_size_says_so(size):
+    model = timm.create_model("lenet_tiny", img_size=size, in_chans=3, device="meta")
+    expected = (3, *((size, size) if isinstance(size, int) else size))
+    assert timm.data.resolve_model_data_config(model)["input_size"] == model.pretrained_cfg["input_size"] == expected
+    assert model.pretrained_cfg["pool_size"] is None
+    assert cnnzoo.create_transform(model)(Image.new("L", (9, 9))).shape == expected
 
 
 @pytest.mark.parametrize("classes", [1, 2, 42])

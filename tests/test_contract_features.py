@@ -2,13 +2,14 @@
 
 import copy
 import re
+import warnings
 
 import pytest
 import timm
 import torch
 from contract_models import batch_for, create, need_numbers
 from helpers import assert_same, images, native_size
-from timm.models import group_parameters
+from timm.models import FeatureDictNet, FeatureHookNet, FeatureListNet, group_parameters
 from torch import nn
 
 from cnnzoo.errors import InputError
@@ -24,10 +25,10 @@ def level_indices(model: nn.Module) -> list[list[int]]:
     return [[0], [last], [-1], [-2, -1], [0, -1], list(range(last + 1))]
 
 
-def test_there_are_three_levels_or_more_and_they_only_shrink(model):
+def test_there_are_three_levels_or_more_and_each_has_half_the_side_of_the_one_before(model):
     assert len(model.feature_info) >= 3
     reductions = [level["reduction"] for level in model.feature_info]
-    assert reductions == sorted(reductions)
+    assert reductions == [reductions[0] * 2**i for i in range(len(reductions))]
     assert model.feature_info[-1]["num_chs"] == model.num_features
     for level in model.feature_info:
         model.get_submodule(level["module"])
@@ -77,7 +78,8 @@ def test_stop_early_does_not_compute_what_comes_after(model, name):
 
 @pytest.mark.parametrize("outside", [99, -99])
 def test_a_level_that_does_not_exist_is_a_value_error_that_lists_the_levels(model, name, outside):
-    with pytest.raises(ValueError, match=rf"{outside}.*levels 0 \(stem\) to {len(model.feature_info) - 1}.*from the end"):
+    last = len(model.feature_info) - 1
+    with pytest.raises(ValueError, match=rf"{outside}.*levels 0 \(the finest\) to {last}.*from the end"):
         model.forward_intermediates(batch_for(model, name), [outside])
     with pytest.raises(ValueError, match=str(outside)):
         model.prune_intermediate_layers([outside])
@@ -101,6 +103,55 @@ def test_features_only_gives_the_levels_asked_for(shared, name):
         assert len(maps) == len(levels)
         for i, out in zip(levels, maps, strict=True):
             assert out.shape == every[i].shape
+
+
+@pytest.mark.parametrize("kind", ["getter", "list", "dict", "fx", "hook", FeatureListNet, FeatureDictNet, FeatureHookNet])
+@pytest.mark.parametrize("name", ["lenet_tiny", "vgg_tiny", "resnet_small", "googlenet_tiny"])
+def test_every_kind_of_feature_extractor_gives_the_same_maps(name, kind):
+    model = timm.create_model(name, pretrained=True).eval()
+    x = batch_for(model, name)
+    every = model.forward_intermediates(x, intermediates_only=True)
+    for indices in (None, (0, 2), (-2,), 1):
+        options = {} if indices is None else dict(out_indices=indices)
+        backbone = timm.create_model(name, pretrained=True, features_only=True, feature_cls=kind, **options).eval()
+        levels = {None: [0, 1, 2], (0, 2): [0, 2], (-2,): [1], 1: [2]}[indices]
+        assert backbone.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in levels]
+        assert backbone.pretrained_cfg["input_size"] == (1, 28, 28)
+        maps = backbone(x)
+        if isinstance(maps, dict):
+            assert list(maps) == [str(i) for i in levels]
+            maps = list(maps.values())
+        for i, out in zip(levels, maps, strict=True):
+            assert_same(out, every[i])
+
+
+def test_a_kind_of_feature_extractor_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match="feature_cls.*'getters'.*getter"):
+        timm.create_model("lenet_tiny", features_only=True, feature_cls="getters")
+
+
+def test_an_output_stride_is_refused_with_what_to_do(name):
+    with pytest.raises(ValueError, match=f"output_stride=16.*{name} keeps.*Leave it out.*Unet"):
+        timm.create_model(name, features_only=True, output_stride=16, device="meta")
+
+
+def test_each_level_is_the_last_map_of_its_reduction(shared, name):
+    seen = {}
+
+    def note(path):
+        return lambda module, args, out: seen.update({path: out.shape[2:]})
+
+    hooks = [m.register_forward_hook(note(path)) for path, m in shared.named_modules()]
+    try:
+        with torch.no_grad():
+            shared.forward_features(batch_for(shared, name))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    steps = [path for path in seen if re.fullmatch(r"(stem|stages\.\d+)(\.\d+)?", path)]
+    for level in shared.feature_info:
+        after = steps[steps.index(level["module"]) + 1 :]  # a stage comes after its layers
+        assert all(seen[path][0] < seen[level["module"]][0] for path in after), level
 
 
 def test_features_only_computes_what_the_model_computes(shared, name):
@@ -194,6 +245,27 @@ def test_torchscript_gives_what_eager_gives(model, name):
 def test_a_symbolic_trace_gives_what_eager_gives(model, name):
     x = batch_for(model, name)
     assert_same(torch.fx.symbolic_trace(model)(x), model(x))
+
+
+def test_tracing_warns_of_nothing(model, name):
+    """Neither TorchScript's tracer nor the older ONNX exporter, which uses it, sees a condition on a tensor."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = torch.jit.trace(model, batch_for(model, name))
+    x = batch_for(model, name, 3)
+    assert_same(traced(x), model(x))
+
+
+def test_the_older_onnx_exporter_warns_of_nothing_and_is_right(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = create("lenet_tiny")
+    path, x = tmp_path / "model.onnx", batch_for(model, "lenet_tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    x = batch_for(model, "lenet_tiny", 3)
+    out = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})[0]
+    assert_same(torch.from_numpy(out), model(x).detach())
 
 
 # -- bad input -----------------------------------------------------------------------------------------------------------

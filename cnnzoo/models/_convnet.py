@@ -10,41 +10,17 @@ from typing import Any
 import torch
 from timm.layers import get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, get_pretrained_cfg
-from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from .. import checkpoints
 from ..datasets import FASHION_MNIST
-from ..errors import CheckpointError, CnnzooError, InputError, unknown
+from ..errors import CheckpointError, CnnzooError, unknown
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
+from ._input import check_input, describe_input
+from ._levels import cut_after, feature_wrapper, find_levels, steps_to, take_indices
 
-
-@torch.fx.wrap
-def _check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) -> None:
-    # One opaque call, so that tracing does not trip over the conditions. Costs about a microsecond.
-    if x.dim() != 4:
-        raise InputError(
-            f"A tensor of {x.dim()} dimensions was given; a model takes images as (B, C, H, W). "
-            "For one image pass x[None], for grayscale without a channel axis x[:, None]."
-        )
-    if x.shape[0] == 0:
-        raise InputError("An empty batch was given, at least one image is needed. Skip the call when there is none.")
-    if x.shape[1] != in_chans:
-        raise InputError(
-            f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
-            f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}."
-        )
-    if fixed and (x.shape[2] != height or x.shape[3] != width):
-        raise InputError(
-            f"Images of {x.shape[2]}x{x.shape[3]} pixels were given, this model is built for {height}x{width}. "
-            f"Resize them with cnnzoo.create_transform(model), or build it with img_size=({x.shape[2]}, {x.shape[3]})."
-        )
-    if x.shape[2] < height or x.shape[3] < width:
-        raise InputError(
-            f"Images of {x.shape[2]}x{x.shape[3]} pixels are too small, this model needs {height}x{width} at least. "
-            "Resize them with cnnzoo.create_transform(model)."
-        )
+torch.fx.wrap("check_input")  # one opaque call for torch.fx, which would trip over the conditions inside
 
 
 class ConvNet(nn.Module):
@@ -65,7 +41,7 @@ class ConvNet(nn.Module):
     Attributes:
         num_features: Channels of the last feature map.
         head_hidden_size: Width of what the classifier sees.
-        feature_info: One entry per feature level: the stem, then each stage.
+        feature_info: One entry per feature level, finest first: of each reduction the last map.
         temperature: What logits are divided by before they are taken for probabilities; 1, or what the checkpoint's
             calibration found. `forward` gives logits as they are.
 
@@ -130,8 +106,7 @@ class ConvNet(nn.Module):
         dd = self.__dict__.pop("factory")
         self.stem = stem
         self.stages = nn.Sequential(*stages)
-        levels = [("stem", stem)] + [(f"stages.{i}", stage) for i, stage in enumerate(stages)]
-        self.feature_info = [dict(num_chs=s.num_chs, reduction=s.reduction, module=name) for name, s in levels]
+        self.feature_info = find_levels(self._parts())
         self.num_features = stages[-1].num_chs
         self.pooled_size = max(stages[-1].reduction, smallest_image(stem, *stages) if plain else 0)
         self.img_size = (0, 0)
@@ -154,6 +129,9 @@ class ConvNet(nn.Module):
         init_weights(self, weight_init)
         self._set_limits()
 
+    def _parts(self) -> list[tuple[str, Stage]]:
+        return [("stem", self.stem), *((f"stages.{i}", stage) for i, stage in enumerate(self.stages))]
+
     def _check_img_size(self) -> None:
         if min(self.img_size) < self.pooled_size:
             raise CnnzooError(
@@ -170,7 +148,7 @@ class ConvNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Stem and stages: `(B, in_chans, H, W)` to `(B, num_features, h, w)`."""
-        _check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
+        check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
         x = self.stem(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.stages, x) if len(self.stages) else x
@@ -193,7 +171,7 @@ class ConvNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps by level: 0 is the stem, i the i-th stage.
+        """Feature maps by level: level 0 is the finest, and each has its entry in `feature_info`.
 
         Args:
             x: Images, `(B, in_chans, H, W)`.
@@ -211,15 +189,16 @@ class ConvNet(nn.Module):
         """
         if output_fmt != "NCHW":
             raise CnnzooError(f"output_fmt={output_fmt!r} was given, only 'NCHW' is possible. Leave it out.")
-        take, last = _take_indices(len(self.feature_info), indices)
-        _check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
-        x = self.stem(x)
-        maps = [x] if 0 in take else []
-        stages = self.stages[:last] if stop_early else self.stages
-        for level, stage in enumerate(stages, start=1):
-            x = checkpoint(stage, x) if self.grad_checkpointing and not torch.jit.is_scripting() else stage(x)
-            if level in take:
+        paths = [level["module"] for level in self.feature_info]
+        take, last = take_indices(len(paths), indices)
+        check_input(x, self.in_chans, self.min_size[0], self.min_size[1], self.fixed_size)
+        maps = []
+        for path, step in steps_to(self._parts(), paths):
+            x = checkpoint(step, x) if self.grad_checkpointing and not path.startswith("stem") else step(x)
+            if path in paths and paths.index(path) in take:
                 maps.append(x)
+            if stop_early and path == paths[last]:
+                break
         return maps if intermediates_only else (x, maps)
 
     # -- changing the model -------------------------------------------------------------------------------------------
@@ -230,7 +209,7 @@ class ConvNet(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drops the stages after the last level asked for, and by default the head.
+        """Drops the layers after the last level asked for, and by default the head.
 
         Args:
             indices: Levels to keep reachable, as in `forward_intermediates`.
@@ -240,9 +219,9 @@ class ConvNet(nn.Module):
         Returns:
             The levels as positive indices.
         """
-        take, last = _take_indices(len(self.feature_info), indices)
-        self.stages = self.stages[:last]
-        self.feature_info = self.feature_info[: last + 1]
+        take, last = take_indices(len(self.feature_info), indices)
+        cut_after(self, self.feature_info[last]["module"])
+        self.feature_info = find_levels(self._parts())
         if prune_head:
             self.num_features = self.feature_info[-1]["num_chs"]
             self.head = Head(self.num_features, 0, "", **get_device_dtype(self)).train(self.training)
@@ -283,16 +262,6 @@ class ConvNet(nn.Module):
         self.grad_checkpointing = enable
 
 
-def _take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None) -> tuple[list[int], int]:
-    try:
-        return feature_take_indices(levels, indices)
-    except AssertionError as e:
-        raise CnnzooError(
-            f"Feature levels {indices!r} were given; this model has levels 0 (stem) to {levels - 1}, or -{levels} to -1 "
-            "counted from the end."
-        ) from e
-
-
 def default_cfgs(archs: Mapping[str, Any] | list[str], **common: Any) -> dict:
     """timm's pretrained cfgs for a family: an untrained one per name, and one per checkpoint folder.
 
@@ -327,17 +296,25 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
 
     Raises:
         CheckpointError: The pretrained weights are missing or not the published ones.
+        CnnzooError: `output_stride` was given, or a `feature_cls` that there is not.
         TypeError: A keyword is unknown.
     """
     row = {**sizes[arch], **kwargs}
+    if (stride := row.pop("output_stride", None)) is not None:
+        raise CnnzooError(
+            f"output_stride={stride} was given; {arch} keeps the strides that it has, since none is replaced by dilation. "
+            "Leave it out; where a decoder such as DeepLabV3 asks for it, take one that does not, such as Unet."
+        )
     name = None
     if pretrained:
         name = _checkpoint_name(arch, row.get("pretrained_cfg"), row.get("pretrained_cfg_overlay"))
         if name is not None:
             weights = checkpoints.locate(name, row.get("cache_dir"))
             row["pretrained_cfg_overlay"] = dict(row.get("pretrained_cfg_overlay") or {}, file=str(weights))
-    feature_cfg = dict(out_indices=None, feature_cls="getter")  # None: all levels
-    model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=feature_cfg, **row)
+    if row.get("features_only"):
+        row["feature_cls"] = feature_wrapper(row.get("feature_cls"))
+    model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=dict(out_indices=None), **row)  # None: all levels
+    describe_input(model)
     if pretrained and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
         if name is not None:
             model.temperature = checkpoints.metrics(name).get("temperature", 1.0)

@@ -163,9 +163,9 @@ def _line(call: Call, more_macs: int) -> Layer:
 
 
 def _steps(root: Call, levels: set[str]) -> Iterator[Call]:
-    """The calls of `root`; a container of whole stages is replaced by these."""
+    """The calls of `root`; a container of stages is replaced by these."""
     for call in root.calls:
-        if any(level.startswith(f"{call.path}.") for level in levels):
+        if sum(level.startswith(f"{call.path}.") for level in levels) > 1:  # one alone lies inside a stage
             yield from _steps(call, levels)
         else:
             yield call

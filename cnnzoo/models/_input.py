@@ -1,0 +1,61 @@
+"""What images a model takes: the check before each pass, and what `pretrained_cfg` says."""
+
+import torch
+from timm.models import get_model_input_config
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+
+def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) -> None:
+    """Refuses images that a model cannot take. Costs about a microsecond.
+
+    Args:
+        x: What was given.
+        in_chans: Channels that the model takes.
+        height, width: The size it takes, or if not `fixed` the least.
+        fixed: Whether it takes this size only.
+
+    Raises:
+        InputError: With what was given, what is allowed, and what to do.
+    """
+    if x.dim() != 4:
+        raise InputError(
+            f"A tensor of {x.dim()} dimensions was given; a model takes images as (B, C, H, W). "
+            "For one image pass x[None], for grayscale without a channel axis x[:, None]."
+        )
+    if torch.jit.is_tracing():  # sizes are tensors there, and a condition on one is a warning
+        return
+    if x.shape[0] == 0:
+        raise InputError("An empty batch was given, at least one image is needed. Skip the call when there is none.")
+    if x.shape[1] != in_chans:
+        raise InputError(
+            f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
+            f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}."
+        )
+    if fixed and (x.shape[2] != height or x.shape[3] != width):
+        raise InputError(
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels were given, this model is built for {height}x{width}. "
+            f"Resize them with cnnzoo.create_transform(model), or build it with img_size=({x.shape[2]}, {x.shape[3]})."
+        )
+    if x.shape[2] < height or x.shape[3] < width:
+        raise InputError(
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels are too small, this model needs {height}x{width} at least. "
+            "Resize them with cnnzoo.create_transform(model)."
+        )
+
+
+def describe_input(model: nn.Module) -> None:
+    """Makes `pretrained_cfg`, which is the model's own, say what images this model takes, and not what its row takes."""
+    cfg = dict(model.pretrained_cfg)
+    size = get_model_input_config(model)["input_size"]
+    if tuple(cfg["input_size"][1:]) != size[1:]:
+        cfg["pool_size"] = None
+    for key in ("mean", "std"):
+        values = cfg[key]
+        cfg[key] = tuple(values) if len(values) == size[0] else (sum(values) / len(values),) * size[0]
+    for key in ("test_input_size", "min_input_size"):
+        if cfg.get(key):
+            cfg[key] = (size[0], *cfg[key][1:])
+    cfg["input_size"] = size
+    model.pretrained_cfg = model.default_cfg = cfg
