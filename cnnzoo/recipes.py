@@ -1,6 +1,7 @@
 """Recipes: everything that decides how a model is trained, as a frozen record."""
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from .errors import CnnzooError, unknown
 class Recipe:
     """One training run. Two runs of the same recipe on the same machine do the same.
 
+    What follows is also what `cnnzoo train --help` says: `field_texts` reads it here.
+
     Attributes:
         model: The model's name.
-        dataset: The data set's name, see `datasets`.
+        dataset: `fashion_mnist`, one of torchvision's (`mnist`, `kmnist`, `emnist`, `cifar10`, ...), `hfds/ORG/NAME` of the
+            Hugging Face Hub, or `folder` for a folder of pictures per class.
         in_chans: Channels to make of the images, 1 or 3; 0 for their own.
         epochs: Passes over the training images.
         batch_size: Images per update, over all processes.
@@ -27,22 +31,27 @@ class Recipe:
         label_smoothing: Probability mass spread over all classes.
         ema_decay: Per update, of the average of the weights that is published, approached as the run goes on; 0 publishes
             the weights themselves.
-        flip, shift, cutout: See `data.Augment`.
-        image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own.
+        flip: Mirror left and right, each image with probability 1/2.
+        shift: Move each image by up to so many pixels along both axes; black comes in.
+        cutout: Side in pixels of a square that is blanked at a random place (arXiv:1708.04552); 0 for none.
+        image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own. The recipe
+            `textbook` has what the model is made for.
         start_size: Height of the images in the first epoch, scaled down; it grows (progressive resizing, arXiv:2104.00298).
-            0 for whole images throughout.
+            0 for whole images throughout, which all recipes have for models of one image size.
         size_step: Pixels that it grows by at a time, each size lasting equally long: what pooling halves stays whole in
             multiples of 4. 0 for a little in every epoch.
         grown_at: Share of the epochs after which the images are whole.
-        drop_rate, drop_path_rate: See `models.ConvNet`.
-        mixup, cutmix: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412) and CutMix
-            (arXiv:1905.04899); with both, each batch gets one of them. 0 for none.
+        drop_rate: Dropout in the head, 0 to 1.
+        drop_path_rate: Stochastic depth of the last residual block, growing linearly from 0 (arXiv:1603.09382).
+        mixup: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412); 0 for none.
+        cutmix: The same of CutMix (arXiv:1905.04899); with both, each batch gets one of them.
         erase: Probability that a random rectangle of an image is blanked (arXiv:1708.04896).
         clip_grad: Largest norm of the gradient; 0 for none.
         accumulate: Parts that a batch goes through the model in, for less memory. The gradient is that of the whole batch,
             except that batch norm sees the parts.
         teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
-        distill, distill_temperature: Weight of the teachers in the loss, and the temperature, see `train.Loss`.
+        distill: Weight of the teachers in the loss, 0 to 1; the rest is the labels' (arXiv:1503.02531).
+        distill_temperature: What teachers' and model's logits are divided by in that loss.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
@@ -93,6 +102,12 @@ class Recipe:
     amp: str = "bf16"
     compile: bool = False
     deterministic: bool = False
+
+    @classmethod
+    def field_texts(cls) -> dict[str, str]:
+        """What the docstring says of each field, in one line each; nothing where Python was told to drop docstrings."""
+        entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", cls.__doc__ or "", re.MULTILINE)
+        return {field: " ".join(text.split()) for field, text in entries}
 
     def full_size(self, own: tuple[int, int]) -> tuple[int, int]:
         """Height and width that images of size `own` are measured at, and trained on in the last epochs."""

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
 from cnnzoo import data, hub
+from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
@@ -298,6 +300,19 @@ def test_unknown_recipes_and_fields_are_refused_with_the_nearest():
 def test_a_field_of_the_wrong_type_or_range_is_refused_by_name(fields):
     with pytest.raises(CnnzooError, match=next(iter(fields))):
         Recipe(model="lenet_tiny", **fields)
+
+
+def test_help_has_the_text_of_every_field_and_what_it_is_by_each_recipe():
+    texts = Recipe.field_texts()
+    assert set(texts) == {f.name for f in dataclasses.fields(Recipe)}
+    assert all(text.endswith(".") and "  " not in text for text in texts.values())
+    shown = " ".join(CliRunner().invoke(main, ["train", "--help"], terminal_width=200).output.split())
+    for field, text in texts.items():
+        assert field == "model" or text.replace("`", "") in shown, field
+    assert f"Peak learning rate. [default: {get_recipe('standard', 'lenet_tiny').lr}; 0.1 in textbook]" in shown
+    assert "Passes over the training images. [default: 30; 60 in best; 8 in fast; 10 in textbook]" in shown
+    assert "with probability 1/2. [default: yes; no in textbook]" in shown
+    assert "Overrides the recipe" not in shown
 
 
 def test_a_recipe_survives_json(recipe):

@@ -14,17 +14,31 @@ from ._common import data_dir_option, download_option, json_option, may_download
 
 def _recipe_options(command: Callable) -> Callable:
     """One option per recipe field, in the recipe's order."""
-    kinds = typing.get_type_hints(Recipe)
+    kinds, texts = typing.get_type_hints(Recipe), Recipe.field_texts()
+    recipes = {name: dataclasses.asdict(get_recipe(name, "any")) for name in RECIPES}
     for field in reversed(dataclasses.fields(Recipe)):
         if field.name == "model":
             continue
         flag = field.name.replace("_", "-")
         names = [f"--{flag}/--no-{flag}" if kinds[field.name] is bool else f"--{flag}"]
         names += ["--data"] if field.name == "dataset" else []
-        command = click.option(*names, field.name, type=kinds[field.name], default=None, help="Overrides the recipe.")(
-            command
-        )
+        text = texts.get(field.name, "").replace("`", "")
+        text += f"  [default: {_defaults({name: fields[field.name] for name, fields in recipes.items()})}]"
+        command = click.option(*names, field.name, type=kinds[field.name], default=None, help=text)(command)
     return command
+
+
+def _defaults(values: dict[str, Any]) -> str:
+    """What a field is by each recipe: that of the recipe `standard`, and where others differ."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return (value or "none") if isinstance(value, str) else f"{value:g}"
+
+    usual = values["standard"]
+    others = [f"{shown(value)} in {name}" for name, value in values.items() if value != usual]
+    return "; ".join([shown(usual), *others])
 
 
 def _show_recipe(resolved: dict[str, Any]) -> None:
