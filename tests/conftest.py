@@ -4,6 +4,7 @@
 
 import copy
 import os
+import runpy
 import socket
 import tempfile
 import time
@@ -24,6 +25,10 @@ os.environ.update(
     DO_NOT_TRACK="1",
     NO_PROXY="127.0.0.1",
 )
+# No test uses a network, nor does a process that it starts.
+_OFFLINE = os.path.join(os.path.dirname(__file__), "offline")
+runpy.run_path(os.path.join(_OFFLINE, "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_OFFLINE, os.environ.get("PYTHONPATH")]))
 # Before anything imports torch: the tests run side by side, one process per core, and their models are small.
 os.environ["OMP_NUM_THREADS"] = "1"
 

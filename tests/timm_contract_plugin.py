@@ -2,8 +2,9 @@
 
 timm's tests are parametrised by `timm.list_models(...)`, so this replaces the listing, before they import it, by one that
 knows only the models that `import cnnzoo` added. Everything that would leave one of them out is dropped: timm's lists of
-modules that are known to support a test, and its lists of names that are known to fail one. What happened is written as JSON
-to the path in the environment variable CNNZOO_CONTRACT_REPORT.
+modules that are known to support a test, and its lists of names that are known to fail one. The environment variable
+CNNZOO_CONTRACT_MODELS names the models that are looked at; what happened is written as JSON to the path in
+CNNZOO_CONTRACT_REPORT.
 """
 
 import fnmatch
@@ -18,7 +19,7 @@ import timm.models
 _before = set(timm.list_models())
 import cnnzoo  # noqa: E402
 
-OURS = sorted(set(timm.list_models()) - _before)
+OURS = sorted((set(timm.list_models()) - _before) & set(os.environ["CNNZOO_CONTRACT_MODELS"].split()))
 _list_models, _list_pretrained = timm.list_models, timm.list_pretrained
 
 
