@@ -7,7 +7,6 @@ of a cfg are, and refuses weights whose sha256 is not the one in the folder's `m
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, HubError
+from .files import parse_json
 
 HUB_ORG = "cnnzoo"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -59,8 +59,8 @@ def read_json(path: Path) -> dict:
         CheckpointError: The file is missing or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
         raise CheckpointError(
             f"{path} cannot be read as JSON ({e}). Name a folder that holds it, or restore it: reinstall cnnzoo where it "
             "is cnnzoo's own, train again where it is a run's."

@@ -4,7 +4,6 @@ It names a model of the zoo, sets a few arguments of it and says how to prepare 
 where it would change what is built. Weights go through `checkpoints.read_weights`.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from . import checkpoints, models
 from .errors import CheckpointError, CnnzooError, unknown
+from .files import parse_json
 
 MAX_CONFIG = 100_000  # bytes; the zoo's own have about 1,000
 MAX_WEIGHTS = 1 << 30  # bytes; the zoo's largest model has half of that
@@ -52,8 +52,8 @@ def read_config(content: bytes, where: str) -> Config:
     if len(content) > MAX_CONFIG:
         raise _refusal(where, f"has {len(content):,} bytes", f"at most {MAX_CONFIG:,}")
     try:
-        raw = json.loads(content)
-    except (ValueError, RecursionError) as e:  # UnicodeDecodeError is a ValueError too
+        raw = parse_json(content)
+    except ValueError as e:  # UnicodeDecodeError is one too
         raise _refusal(where, f"is not JSON ({str(e)[:_MAX_TEXT]})", "a JSON object") from e
     stored, args = (raw.get("pretrained_cfg"), raw.get("model_args") or {}) if isinstance(raw, dict) else (None, None)
     if not isinstance(stored, dict) or not isinstance(args, dict):

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .errors import CnnzooError
 
@@ -47,6 +48,34 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_DEEP, _LONG = 100, 40  # levels of nesting and digits of a whole number, far more than any file of ours has
+
+
+def parse_json(content: str | bytes) -> Any:
+    """What a JSON text holds, which may be a stranger's.
+
+    Raises:
+        ValueError: It is no JSON, or nested deeper, or has longer numbers, than what computes with it can bear.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > _LONG:
+            raise ValueError(f"a whole number of {len(digits):,} digits")
+        return int(digits)
+
+    try:
+        found = json.loads(content, parse_int=whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level = [found]
+    for _ in range(_DEEP):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
+        if not inner:
+            return found
+        level = [v for values in inner for v in values]
+    raise ValueError("nested too deeply")
 
 
 def write_json(path: str | Path, content: dict) -> None:

@@ -1,13 +1,15 @@
 """Nothing is ever half-written."""
 
 import errno
+import json
 import os
 import stat
 
 import pytest
 
-from cnnzoo.errors import CnnzooError
-from cnnzoo.files import atomic, write_json
+from cnnzoo import checkpoints
+from cnnzoo.errors import CheckpointError, CnnzooError
+from cnnzoo.files import atomic, parse_json, write_json
 
 
 def test_the_file_appears_whole_and_readable(tmp_path):
@@ -66,3 +68,22 @@ def test_a_really_full_disk_is_survived(tmp_path):
             with open("/dev/full", "w") as f:
                 f.write("x" * 100_000)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000 + "]" * 200_000, '{"a":' * 500 + "1" + "}" * 500, "9" * 6000, '{"top1": -' + "9" * 4000 + "}", "{"],
+    ids=["deep", "less deep", "long", "less long", "cut off"],
+)
+def test_json_that_nothing_can_compute_with_is_an_error_of_one_kind(text, tmp_path):
+    with pytest.raises(ValueError):
+        parse_json(text)
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(CheckpointError, match="metrics.json cannot be read as JSON"):
+        checkpoints.read_json(tmp_path / "metrics.json")
+
+
+def test_json_of_every_usual_kind_is_read_as_it_is():
+    content = dict(a=[1, -2.5, None, True, {"b": ["c", 10**12]}], e={})
+    assert parse_json(json.dumps(content)) == content
+    assert parse_json(json.dumps(content).encode()) == content

@@ -1,6 +1,7 @@
 """A user's own pictures: found in their folders, divided, and refused by name where they are broken."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -54,6 +55,34 @@ def test_pictures_of_any_mode_and_size_come_as_predict_sees_them(tmp_path, image
     expected = torch.stack([transform(open_image(path)) for path in paths])
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     torch.testing.assert_close(normalize(split.images, tuple(mean), tuple(std)), expected)
+
+
+def test_linked_folders_of_a_class_are_read_and_loops_of_links_end(tmp_path):
+    fill(tmp_path / "elsewhere", dict(more=3))
+    fill(tmp_path / "set", dict(a=2, b=5), start=100)
+    (tmp_path / "set" / "a" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "set" / "a" / "loop").symlink_to(tmp_path / "set" / "a")
+    train, test = load_splits("folder", ("train", "test"), data_dir=tmp_path / "set")
+    assert sorted(grays(train) + grays(test)) == [0, 1, 2, 100, 101, 102, 103, 104, 105, 106]
+
+
+def test_a_class_whose_name_is_not_utf_8_is_refused_before_training(tmp_path):
+    fill(tmp_path / "set", dict(a=3, b=3))
+    os.rename(tmp_path / "set" / "b", os.fsencode(tmp_path / "set") + b"/\xff")
+    recipe = Recipe(model="lenet_tiny", dataset="folder", epochs=1, batch_size=2, warmup_epochs=0, amp="no")
+    with pytest.raises(DataError, match="not text in UTF-8. Rename it"):
+        train.train(recipe, tmp_path / "run", data_dir=tmp_path / "set", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_trains(tmp_path, monkeypatch):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    fill(root, dict(a=3, b=3))
+    monkeypatch.setattr("sys.argv", ["cnnzoo", "train", "--data-dir", str(root)])
+    recipe = Recipe(model="lenet_tiny", dataset="folder", epochs=1, batch_size=2, warmup_epochs=0, amp="no")
+    train.train(recipe, tmp_path / "run", data_dir=root, device="cpu")
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert "\\xff" in written["command"] and written["data"]["title"] == "\\xff"
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("train", "val"), ("Train", "Validation"), ("training", "valid")])

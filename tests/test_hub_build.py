@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -274,6 +275,15 @@ def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick):
     (pets / "cat" / "00.png").unlink()
     with pytest.raises(CheckpointError, match="other data"):
         hub.build([run, train_on(pets, tmp_path / "fewer", seed=1)], tmp_path)
+
+
+def test_one_run_does_not_count_twice(tmp_path, pets):
+    train_on(pets, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    for other in ("run", "copy"):
+        with pytest.raises(CheckpointError, match="are both of seed 0, and count as one"):
+            hub.build([tmp_path / "run", tmp_path / other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_variant_is_in_the_names_and_nowhere_else(tmp_path, pets, quick):

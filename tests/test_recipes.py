@@ -162,11 +162,45 @@ def test_muon_computes_in_float32_where_bfloat16_is_slow(recipe, fast, dtype, mo
     monkeypatch.setattr(_optimizer, "fast_bf16", lambda kind: fast)
     model = torch.nn.Linear(8, 8)
     optimizer = _optimizer.make_optimizer(override(recipe, opt="nmuon", sched="onecycle"), model)
+    used.clear()  # of being tried out
     _optimizer.Schedule(recipe, optimizer, 5).set(0)
     model(torch.ones(2, 8)).sum().backward()
     optimizer.step()
     assert used == [dtype]
     assert muon.zeropower_via_newtonschulz is noted  # as it was, for every other user of timm
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (dict(opt="adamw", momentum=1.0), "first beta"),
+        (dict(opt="lamb", momentum=1.0), "first beta"),
+        (dict(opt="adahessian"), "second derivatives"),
+        (dict(opt="fusedsgd"), "CUDA"),
+        (dict(opt="bnbadam8bit"), "CUDA|bitsandbytes"),
+        (dict(opt="kron"), "opt_einsum"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_used_here_is_refused_in_one_line(recipe, fields, reason, monkeypatch):
+    if torch.cuda.is_available() and "CUDA" in reason:
+        pytest.skip("there is a GPU, so the optimiser may work")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    model = torch.nn.Linear(2, 2)
+    before = torch.random.get_rng_state()
+    with pytest.raises(CnnzooError, match=rf"opt='{fields['opt']}'.*({reason}).*Choose another") as refused:
+        _optimizer.make_optimizer(override(recipe, **fields), model)
+    assert "\n" not in str(refused.value)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "updates", "warmup"), [(1, 2, 1.0), (2, 1, 1.0), (10, 1, 1.0), (1, 1, 0.0), (4, 1, 0.25)]
+)
+def test_the_shortest_runs_have_a_schedule(recipe, epochs, updates, warmup):
+    for sched in ("onecycle", "cosine", "constant"):
+        found = rates(override(recipe, sched=sched, epochs=epochs, warmup_epochs=warmup, lr=0.1), updates)
+        assert len(found) == epochs * updates
+        assert all(0 <= rate <= 0.1 + 1e-9 for rate in found)
 
 
 def rates(recipe: Recipe, updates: int = 10) -> list[float]:

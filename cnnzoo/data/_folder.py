@@ -52,7 +52,8 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
             f"None of the pictures of class {classes[counts.index(0)]} in {train_dir} can be read, one is needed at least. "
             "Export them again, or remove the class."
         )
-    return Raw("folder", data_dir.resolve().name, "not stated", "", tuple(classes), *parts, shuffle=True)
+    title = os.fsencode(data_dir.resolve().name).decode("utf-8", "backslashreplace")
+    return Raw("folder", title, "not stated", "", tuple(classes), *parts, shuffle=True)
 
 
 def is_image_folder(data_dir: str | Path) -> bool:
@@ -92,8 +93,11 @@ def _files(folder: Path) -> dict[str, list[Path]]:
         if not entry.is_dir() or _hidden(entry.name):
             continue
         paths = []
-        for place, inner, names in os.walk(entry):
-            inner[:] = [n for n in inner if not _hidden(n)]
+        seen = set()
+        for place, inner, names in os.walk(entry, followlinks=True):
+            seen.add(os.path.realpath(place))
+            # A link may lead back to where it is, which would go on for ever.
+            inner[:] = [n for n in inner if not _hidden(n) and os.path.realpath(os.path.join(place, n)) not in seen]
             paths += [Path(place, n) for n in names if not _hidden(n)]
         if not paths:
             raise DataError(f"The class folder {entry} is empty, one picture is needed at least. Fill it or remove it.")

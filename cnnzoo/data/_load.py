@@ -148,6 +148,12 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
                 f"The {split} labels of {raw.title} go from {labels.min()} to {labels.max()}, allowed is 0 to "
                 f"{len(raw.labels) - 1}. Download the data again, or choose a data set whose images are all labelled."
             )
+    for label in map(str, raw.labels):  # they are written into files when training has ended
+        if label != label.encode("utf-8", "replace").decode():
+            raise DataError(
+                f"{raw.title} has a class named {label!r}, which is not text in UTF-8. Rename it (for pictures of your own: "
+                "its folder)."
+            )
     images, labels = raw.train
     if raw.shuffle:
         order = mixed(labels)

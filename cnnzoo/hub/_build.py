@@ -75,6 +75,12 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
         if measured.get("data") != found[0][2].get("data"):
             raise CheckpointError(f"{run} has seen other data than the rest. Give runs that differ in seed alone.")
     holdout = found.pop()[2] if holdout_run is not None else None
+    for i, (run, _, measured) in enumerate(found):
+        if twin_run := next((other for other, _, m in found[:i] if m["seed"] == measured["seed"]), None):
+            raise CheckpointError(
+                f"{twin_run} and {run} are both of seed {measured['seed']}, and count as one. Give each run once, and runs "
+                "that differ in seed."
+            )
     found.sort(key=lambda entry: entry[2]["seed"])
     source, recipe, measured = found[0]
     checkpoints.verify(source / checkpoints.WEIGHTS, measured["sha256"])

@@ -1,6 +1,7 @@
 """The optimiser and its learning rates."""
 
 import functools
+import importlib.util
 import types
 import warnings
 from typing import Any
@@ -12,7 +13,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from ..errors import unknown
+from ..errors import CnnzooError, unknown
 from ..recipes import Recipe
 
 
@@ -28,23 +29,51 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
     Raises:
         UnknownNameError: timm has no such optimiser.
+        CnnzooError: It cannot be used here, or not with this momentum.
     """
     if recipe.opt not in list_optimizers():
         raise unknown("optimiser", recipe.opt, list_optimizers(), hint="timm.optim.list_optimizers() lists them.")
     takes = get_optimizer_info(recipe.opt)
+    if takes.second_order:
+        raise _unusable(recipe, "it needs second derivatives, which training does not compute")
+    if recipe.opt.startswith("kron") and importlib.util.find_spec("opt_einsum") is None:
+        raise _unusable(recipe, "without the package opt_einsum it takes many gigabytes of memory; pip install opt_einsum")
     extra: dict[str, Any] = {}
     if takes.has_momentum:
         extra.update(momentum=recipe.momentum)
         if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
             extra.update(nesterov=False)  # which torch refuses without momentum
     elif takes.has_betas and takes.num_betas == 2:
+        if recipe.momentum >= 1:
+            raise _unusable(recipe, "its first beta has to be below 1")
         extra.update(betas=(recipe.momentum, 0.999))
     if recipe.layer_decay != 1:
         extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
-    optimizer = create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+    arguments = dict(opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+    try:
+        optimizer = create_optimizer_v2(model, **arguments)
+        _try_out(dict(arguments, layer_decay=None), next(model.parameters()).device)
+    except Exception as e:  # of a missing package, a GPU that is not there, a value that it does not take, ...
+        raise _unusable(recipe, (str(e).strip() or type(e).__name__).splitlines()[0]) from e
     if not fast_bf16(next(model.parameters()).device.type):
         _in_fp32(optimizer)
     return optimizer
+
+
+def _try_out(arguments: dict[str, Any], device: torch.device) -> None:
+    """One step on a model of a few weights: some optimisers say only then what they lack."""
+    with torch.random.fork_rng(devices=[]):
+        probe = nn.Linear(4, 4).to(device)
+    optimizer = create_optimizer_v2(probe, **arguments)
+    probe(torch.ones(1, 4, device=device)).sum().backward()
+    optimizer.step()
+
+
+def _unusable(recipe: Recipe, reason: str) -> CnnzooError:
+    return CnnzooError(
+        f"opt={recipe.opt!r} was given with momentum={recipe.momentum}, and cannot be used here ({reason}). Choose another "
+        "one, such as nmuon, sgd or adamw, with a momentum below 1."
+    )
 
 
 def _in_fp32(optimizer: torch.optim.Optimizer) -> None:
@@ -80,11 +109,14 @@ class Schedule:
     def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, updates: int) -> None:
         self.stepped = recipe.sched == "onecycle"  # torch's count their own steps, timm's are told
         if self.stepped:
+            total, rise = recipe.epochs * updates, min(0.5, recipe.warmup_epochs / recipe.epochs)
+            if abs(rise * total - 1) < 1e-6:  # a warm-up of one update has no length, which torch divides by
+                rise = 0.0
             self.scheduler = OneCycleLR(
                 optimizer,
                 [recipe.lr * group.get("lr_scale", 1.0) for group in optimizer.param_groups],
-                total_steps=recipe.epochs * updates,
-                pct_start=min(0.5, recipe.warmup_epochs / recipe.epochs),
+                total_steps=total,
+                pct_start=rise,
                 anneal_strategy="linear",
                 cycle_momentum=False,
             )

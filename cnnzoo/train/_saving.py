@@ -189,7 +189,9 @@ def environment(device: torch.device) -> dict[str, str]:
         threads = torch.get_num_threads()
         hardware = f"{_cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
     program = os.path.basename(sys.argv[0])
-    command = shlex.join(["cnnzoo" if program == "__main__.py" else program, *sys.argv[1:]])
+    words = ["cnnzoo" if program == "__main__.py" else program, *sys.argv[1:]]
+    # A path may have bytes that are no UTF-8, which no JSON file can hold.
+    command = shlex.join(os.fsencode(word).decode("utf-8", "backslashreplace") for word in words)
     return dict(hardware=hardware, torch=torch.__version__, timm=timm.__version__, command=command)
 
 
