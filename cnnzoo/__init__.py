@@ -7,6 +7,9 @@ and `cnnzoo.hub`, which are imported when they are first used.
 from importlib import import_module
 from types import ModuleType
 
+from . import process as process  # first: it answers Ctrl-C while the rest is imported, which takes seconds
+
+# isort: split
 from .data import create_transform, load_split
 from .exporting import compiled, export, load_exported
 from .predict import predict

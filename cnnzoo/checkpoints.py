@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .datasets import FASHION_MNIST
-from .errors import CheckpointError, HubError
+from .errors import CheckpointError, HubError, shown_path
 from .files import parse_json
 
 HUB_ORG = "cnnzoo"
@@ -61,9 +61,10 @@ def read_json(path: Path) -> dict:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or str(e)[:200]
         raise CheckpointError(
-            f"{path} cannot be read as JSON ({e}). Name a folder that holds it, or restore it: reinstall cnnzoo where it "
-            "is cnnzoo's own, train again where it is a run's."
+            f"{shown_path(path)} cannot be read as JSON ({reason}). Name a folder that holds it, or restore it: reinstall "
+            "cnnzoo where it is cnnzoo's own, train again where it is a run's."
         ) from e
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object was expected. Restore the file.")

@@ -4,8 +4,11 @@ Every message has three parts: what was given, what is allowed, and what to type
 `ValueError`s, so code that knows nothing of cnnzoo still catches them.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Iterator
 
 
 class CnnzooError(ValueError):
@@ -54,3 +57,41 @@ def unknown(kind: str, given: str, allowed: Iterable[str], *, hint: str = "") ->
     else:
         listed = f"There are {len(names)} to choose from."
     return UnknownNameError(f"Unknown {kind} {given!r}. {listed}{' ' + hint if hint else ''}")
+
+
+_ADVICE = {
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.ENOENT: "Check the name.",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space, or name another place."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Check the permissions, or name another place."),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Close some files, or allow more: ulimit -n."),
+}
+
+
+def from_system(e: OSError) -> CnnzooError:
+    """What the operating system refused, as one line: which file, why, and what to do."""
+    place = f"{shown_path(e.filename)} cannot be used" if e.filename is not None else "The system refused something"
+    reason = " ".join((e.strerror or str(e) or type(e).__name__).split())
+    return CnnzooError(f"{place} ({reason}). {_ADVICE.get(e.errno or 0, 'Name another place.')}")
+
+
+@contextlib.contextmanager
+def system_errors() -> Iterator[None]:
+    """Inside the block, or the function that it decorates, what the system refuses is a `CnnzooError`."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno == errno.EPIPE:  # the reader of a pipe has gone, which is nobody's fault
+            raise
+        raise from_system(e) from e
+    except RuntimeError as e:  # pathlib's, for ~ without a home
+        if "home directory" not in str(e):
+            raise
+        raise CnnzooError("~ was given, and this user has no home folder. Write the path in full, or set HOME.") from e
+
+
+def shown_path(path: object) -> str:
+    """A path as a message shows it: on one line, not too long, and readable where its bytes are no text."""
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"

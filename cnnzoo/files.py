@@ -3,25 +3,31 @@
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import CnnzooError
+from .errors import CnnzooError, shown_path
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success what was written there replaces `path`, on failure nothing stays.
 
+    Where `path` is a link to a file, that file is replaced.
+
     Raises:
-        CnnzooError: The disk is full, or the folder cannot be written to; `path` is as it was.
+        CnnzooError: There is something at `path` that is no file, or the disk is full, or the folder cannot be written to;
+            `path` is as it was.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        check_replaceable(path)
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -29,19 +35,40 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp and safetensors write 0600
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:  # torch.save reports a failed write as a RuntimeError
-        if not isinstance(e, OSError) and not _is_write_failure(e):
+    except Exception as e:
+        if not _is_write_failure(e):
             raise
+        reason = (isinstance(e, OSError) and e.strerror) or " ".join(str(e).split())[:200]
         raise CnnzooError(
-            f"{path} could not be written ({e}). Free some space or choose a folder you may write to; the file is as it was."
+            f"{shown_path(path)} could not be written ({reason}). Free some space or choose a folder you may write to; the "
+            "file is as it was."
         ) from e
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def _is_write_failure(e: RuntimeError) -> bool:
-    return any(word in str(e) for word in ("write", "No space", "PytorchStreamWriter"))
+def check_replaceable(path: Path) -> None:
+    """Refuses what must not be replaced by a file: only a file may be, or nothing at all.
+
+    Raises:
+        CnnzooError: It is a folder, a device, a pipe or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise CnnzooError(f"{shown_path(path)} is a {kind}; only a file may be replaced. Name a file, or a new name.")
+
+
+def _is_write_failure(e: Exception) -> bool:
+    """Whether the system refused to write: torch says so by a RuntimeError, safetensors by an error of its own."""
+    foreign = isinstance(e, RuntimeError) or type(e).__module__.startswith("safetensors")
+    words = ("write", "No space", "PytorchStreamWriter", "unexpected pos", "os error")
+    return isinstance(e, OSError) or (foreign and any(word in str(e) for word in words))
 
 
 def _umask() -> int:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from . import evaluate, published
 from .data import Split, create_transform, open_image
-from .errors import CheckpointError, CnnzooError, InputError
+from .errors import CheckpointError, CnnzooError, InputError, system_errors
 from .files import atomic
 from .predict import class_labels
 
@@ -59,6 +59,7 @@ def save(figure: Figure, path: str | Path, note: str = "") -> Path:
     return path
 
 
+@system_errors()
 def curves(run: str | Path) -> Figure:
     """Loss and accuracy of a run by epoch, in one panel as the textbook draws them.
 

@@ -14,7 +14,7 @@ PACKAGE = Path(cnnzoo.__file__).parent
 
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
-    "version", "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes",
+    "process", "version", "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes",
     "checkpoints", "data", "models", "configs", "registry", "evaluate", "predict", "robustness", "published", "plots",
     "hub", "train", "reproduce", "drawings", "exporting", "bench", "cli", "run",
 )  # fmt: skip

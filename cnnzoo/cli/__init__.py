@@ -1,6 +1,6 @@
 """The `cnnzoo` command: parses arguments, prints results, and nothing else.
 
-Exit codes: 0 good, 1 failed (one line says why), 2 wrong use.
+Exit codes: 0 good, 1 failed (one line says why), 2 wrong use, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 import click

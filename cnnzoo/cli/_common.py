@@ -1,6 +1,8 @@
 """What the commands share: options, one line per user error, tables, models by name."""
 
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,8 @@ from torch import nn
 
 from .. import data
 from ..datasets import trained_on
-from ..errors import CnnzooError
+from ..errors import CnnzooError, system_errors
+from ..process import INTERRUPTED, interruptible
 
 data_dir_option = click.option(
     "--data-dir",
@@ -23,14 +26,45 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 device_option = click.option("--device", default="cpu", show_default=True, help="A torch device, such as cpu, cuda or mps.")
 
 
+class Stopped(click.ClickException):
+    """Ctrl-C ended the command."""
+
+    exit_code = INTERRUPTED
+
+
 class Group(click.Group):
-    """Turns the errors that users cause into one line and exit code 1."""
+    """Turns what users and systems do wrong into one line and exit code 1; Ctrl-C is one line and exit code 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with contextlib.suppress(AttributeError, ValueError):  # a stream of somebody else's
+                sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+            return super().main(*args, **kwargs)
+        except OSError:  # standard error itself refuses the line
+            sys.exit(1)
+        finally:
+            _let_go_of_streams()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with system_errors(), interruptible():
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # while a full disk can still be told
+                return result
         except CnnzooError as e:
             raise click.ClickException(str(e)) from e
+        except KeyboardInterrupt:
+            raise Stopped("stopped by Ctrl-C.") from None
+
+
+def _let_go_of_streams() -> None:
+    """Drops what a stream could not write, which Python would try again at its end and then exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def may_download(data_dir: str | None, asked: bool | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..recipes import RECIPES, Recipe, get_recipe
-from ._common import data_dir_option, download_option, json_option, may_download
+from ._common import Stopped, data_dir_option, download_option, json_option, may_download
 
 
 def _recipe_options(command: Callable) -> Callable:
@@ -76,7 +76,7 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
             on_start=_show_recipe,
         )  # fmt: skip
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None
+        raise Stopped(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None
     if metrics:  # on the main process
         click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, system_errors
 from ._images import read_images
 from ._sources import TEST_NAMES, Raw, divide
 
@@ -56,6 +56,7 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
     return Raw("folder", title, "not stated", "", tuple(classes), *parts, shuffle=True)
 
 
+@system_errors()
 def is_image_folder(data_dir: str | Path) -> bool:
     """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`."""
     from PIL import Image

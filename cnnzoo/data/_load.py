@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..datasets import DATASETS, TORCHVISION, DatasetInfo
-from ..errors import CnnzooError, DataError, unknown
+from ..errors import CnnzooError, DataError, system_errors, unknown
 from ._folder import read_folder
 from ._sources import Raw, fitted, read_hub, read_torchvision
 from ._splits import SPLITS, Split, default_data_dir, part_of, read_official
@@ -33,6 +33,7 @@ def load_split(
     )[0]  # fmt: skip
 
 
+@system_errors()
 def load_splits(
     name: str,
     splits: Sequence[str] = SPLITS,

@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import checkpoints, data, registry
 from ..datasets import trained_on
-from ..errors import CnnzooError, unknown
+from ..errors import CnnzooError, system_errors, unknown
 from ..files import atomic
 from ..predict import class_labels
 from ._formats import FORMATS, SUFFIXES, limits
@@ -20,6 +20,7 @@ from ._verify import compare, example
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
+@system_errors()
 def export(
     model: nn.Module | str,
     path: str | Path,

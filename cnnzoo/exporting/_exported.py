@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, CnnzooError, InputError
+from ..errors import CheckpointError, CnnzooError, InputError, system_errors
 from ._formats import _EXTRA, FACTS
 
 
@@ -55,6 +55,7 @@ class Exported:
     __call__ = predict
 
 
+@system_errors()
 def load_exported(path: str | Path) -> Exported:
     """Opens a file that `export` wrote, of any format.
 

@@ -17,8 +17,8 @@ from torch import nn
 from .. import checkpoints, registry, summary
 from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, record
-from ..errors import CheckpointError, CnnzooError
-from ..files import atomic, write_json
+from ..errors import CheckpointError, CnnzooError, system_errors
+from ..files import atomic, check_replaceable, write_json
 from ..predict import class_labels
 from ..recipes import completed
 from ..version import __version__
@@ -26,6 +26,7 @@ from ._card import CUSTOM, card, facts, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
 
 
+@system_errors()
 def build(
     run_or_model: str | Path | Sequence[str | Path] | nn.Module,
     out: str | Path,
@@ -143,6 +144,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     return folder
 
 
+@system_errors()
 def twin(folder: str | Path, out: str | Path) -> Path:
     """Makes the 3-channel twin of a 1-channel checkpoint folder: same logits on gray images, and pipelines can feed it.
 
@@ -183,6 +185,8 @@ def replacing(folder: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             yield Path(scratch)
             made = sorted(Path(scratch).iterdir(), key=lambda p: p.name == CONFIG)  # last, so that a reader finds the rest
+            for path in made:
+                check_replaceable(folder / path.name)
             for path in made:
                 os.replace(path, folder / path.name)
             for name in {RECIPE, PICTURE} - {p.name for p in made}:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoints, data, evaluate, registry, robustness
-from ..errors import CheckpointError, unknown
+from ..errors import CheckpointError, system_errors, unknown
 from ._build import read_numbers, replacing, write_rest
 from ._card import facts
 
 _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from the first: machines round differently
 
 
+@system_errors()
 def measure(
     folder: str | Path, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from huggingface_hub.hf_api import ModelInfo
 
 from .. import checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
-from ..errors import HubError
+from ..errors import HubError, system_errors
 from ..version import __version__
 from ._build import read_numbers, twin
 from ._card import RGB, card, facts, full_name
@@ -23,6 +23,7 @@ _TIMEOUT = 30  # seconds, for each question
 _KEEP = (".gitattributes",)  # the Hub's own file
 
 
+@system_errors()
 def push(
     folder: str | Path,
     repo_id: str,

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import checkpoints
 from ..configs import load_model, read_config
-from ..errors import CheckpointError, CnnzooError
+from ..errors import CheckpointError, CnnzooError, system_errors
 from ._build import config, read_numbers
 from ._card import card, facts, full_name, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
@@ -29,6 +29,7 @@ with torch.inference_mode():
 _PATIENCE = 300  # seconds; importing torch takes most of it on a slow disk
 
 
+@system_errors()
 def verify(folder: str | Path) -> dict:
     """Holds a checkpoint folder against itself; nothing is sent.
 

@@ -18,6 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .. import data, evaluate
+from ..errors import system_errors
 from ..memory import keep_memory
 from ..recipes import Recipe
 from ._ending import finish, judged
@@ -40,6 +41,7 @@ _CHECK_EVERY = 25  # updates between looks at the loss, each of which waits for 
 _SIGTERM_EXIT = 143
 
 
+@system_errors()
 def train(
     recipe: Recipe,
     out: str | Path,
