@@ -106,7 +106,8 @@ NAMED = [
     ["build", LONG], ["push", LONG, "a/b"], ["export", "lenet_tiny", f"{LONG}.pt2"], ["plot", "curves", LONG],
     ["plot", "features", "lenet_tiny", LONG], ["demo", "--model", "lenet_tiny", "--sheet", LONG],
     ["eval", "lenet_tiny", "--data-dir", LONG], ["eval", "lenet_tiny", "--data-dir", "~nosuchuser/x"],
-    ["train", "lenet_tiny", "--out", "x", "--data-dir", "~nosuchuser"], ["train", "lenet_tiny", "--out", "x", "--data-dir", LONG],
+    ["train", "lenet_tiny", "--out", "x", "--data-dir", "~nosuchuser"],
+    ["train", "lenet_tiny", "--out", "x", "--data-dir", LONG],
 ]  # fmt: skip
 
 
