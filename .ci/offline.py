@@ -3,6 +3,7 @@
 import re
 import socket
 import sys
+import time
 from pathlib import Path
 
 
@@ -15,7 +16,12 @@ for name in ("connect", "connect_ex"):
 for name in ("getaddrinfo", "create_connection"):
     setattr(socket, name, refuse)
 
+import timm  # noqa: E402, F401
+
+began = time.process_time()
 import cnnzoo  # noqa: E402
+
+print(f"import cnnzoo takes {time.process_time() - began:.2f} s of processor time after import timm")
 from cnnzoo.cli import main  # noqa: E402
 
 assert not Path(cnnzoo.__file__).is_relative_to(Path(sys.argv[1]).resolve().parent), cnnzoo.__file__
