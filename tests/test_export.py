@@ -64,6 +64,15 @@ def test_labels_and_source_travel_in_the_file(file):
     assert (exported.facts["mean"], exported.facts["std"]) == ([0.286], [0.353])
 
 
+@pytest.mark.parametrize("name", ["lenet_tiny", "resnet_tiny"])
+def test_the_ending_says_the_format_and_the_axes_of_an_onnx_file_have_names(name, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(cnnzoo.export(name, tmp_path / "mine.onnx")).graph
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)]
+    size = ["height", "width"] if name == "resnet_tiny" else [28, 28]
+    assert shapes == [["batch", 1, *size], ["batch", 10], ["batch", 10]]
+
+
 def test_arrays_that_are_read_only_or_not_contiguous_are_taken(file, drawings):
     exported = cnnzoo.load_exported(file)
     wanted = exported.predict(drawings)[1]
@@ -226,7 +235,9 @@ def test_small_types_keep_the_accuracy(kind, tmp_path, fashion_mnist_dir):
         ("model.pt2", dict(format="onxx"), UnknownNameError, "onnx"),
         ("model.pt2", dict(dtype="half"), UnknownNameError, "bf16, fp32"),
         ("model.pt2", dict(quantize="int4"), UnknownNameError, "int8"),
-        ("model.onnx", {}, CnnzooError, "end in .pt2"),
+        ("model.onnx", dict(format="aoti"), CnnzooError, "end in .pt2"),
+        ("model.bin", {}, CnnzooError, "ending must be .pt2 or .onnx. Write model.onnx"),
+        ("model", {}, CnnzooError, "ending must be .pt2 or .onnx"),
         ("model.pt2", dict(quantize="int8"), CnnzooError, 'format="onnx"'),
         ("no/such/folder/model.pt2", {}, CnnzooError, "could not be written"),
         ("model.pt2", dict(device="tpu"), CnnzooError, "'torch_export' is cpu or cuda"),

@@ -18,7 +18,6 @@ def export(model: str, path: str, format: str | None, **options) -> None:
     """Write MODEL, with preprocessing and labels inside, to the file PATH (.pt2 or .onnx)."""
     from .. import exporting
 
-    format = format or ("onnx" if path.endswith(".onnx") else "torch_export")
     click.echo(exporting.export(model, path, format, **options))
 
 

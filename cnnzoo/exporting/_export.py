@@ -13,7 +13,7 @@ from ..datasets import trained_on
 from ..errors import CnnzooError, system_errors, unknown
 from ..files import atomic
 from ..predict import class_labels
-from ._formats import FORMATS, SUFFIXES, limits
+from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import make_pipeline
 from ._verify import compare, example
 
@@ -24,7 +24,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def export(
     model: nn.Module | str,
     path: str | Path,
-    format: str = "torch_export",
+    format: str | None = None,
     *,
     dtype: str = "fp32",
     device: str = "cpu",
@@ -37,7 +37,8 @@ def export(
     Args:
         model: A model, or the name of a pretrained one.
         path: The file; `.pt2` for `torch_export` and `aoti`, `.onnx` for `onnx`.
-        format: `"torch_export"`, `"aoti"` (native code for this kind of machine; needs a C++ compiler), or `"onnx"`.
+        format: `"torch_export"`, `"aoti"` (native code for this kind of machine; needs a C++ compiler), or `"onnx"`. By the
+            ending of `path` if None: `torch_export` for `.pt2`, `onnx` for `.onnx`.
         dtype: `"fp32"` or `"bf16"`, of weights and arithmetic; outputs are fp32 always.
         device: What a `.pt2` file runs on, `"cpu"` or `"cuda"`; ONNX Runtime chooses when it opens the file.
         quantize: `"int8"` for 8-bit weights and activations, calibrated on training images; `onnx` only.
@@ -54,6 +55,7 @@ def export(
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
     path = Path(path)
+    format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, str) else model
     with atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:

@@ -21,6 +21,7 @@ from ..errors import CnnzooError
 from ._pipeline import Pipeline
 
 FACTS = "cnnzoo"
+_AXES = ("batch", "channels", "height", "width")
 _MAX_BATCH = 4096
 _MAX_SIDE = 1024  # of images, where the model takes any size
 # Relu is among them, or each residual sum goes to fp32 and back: with it resnext_small is 2.3 times as fast as in fp32, else
@@ -42,7 +43,7 @@ def limits(pipeline: Pipeline) -> list[tuple[int, int]]:
 
 def _program(pipeline: Pipeline, example: Tensor) -> torch.export.ExportedProgram:
     dims = {}
-    for axis, (name, (least, most)) in enumerate(zip(("batch", "channels", "height", "width"), limits(pipeline))):
+    for axis, (name, (least, most)) in enumerate(zip(_AXES, limits(pipeline))):
         if least < most:
             dims[axis] = torch.export.Dim(name, min=least, max=most)
     if 2 in dims:  # traced at a size of its own per axis, so that the two are not taken for one
@@ -79,8 +80,11 @@ def onnx(pipeline: Pipeline, example: Tensor, path: Path, facts: dict[str, Any],
         raise CnnzooError(f'format="onnx" needs {e.name}, which is not installed. {_EXTRA}') from e
     names = ["logits", "probabilities"] if pipeline.preprocess else ["logits"]
     program = _program(pipeline, example)
+    # The program's own symbols have names such as s34; people read these in the file.
+    free = {axis: name for axis, (name, (least, most)) in enumerate(zip(_AXES, limits(pipeline))) if least < most}
+    how = dict(dynamo=True, input_names=["images"], output_names=names, dynamic_shapes={"images": free}, verbose=False)
     with contextlib.redirect_stdout(io.StringIO()), quiet("torch.onnx"):
-        written = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=names, verbose=False)
+        written = torch.onnx.export(program, **how)
     proto = written.model_proto
     if calibration is not None:
         proto = _int8(proto, calibration, path.with_suffix(".int8.onnx"))
@@ -127,6 +131,19 @@ FORMATS: dict[str, Callable[[Pipeline, Tensor, Path, dict[str, Any], Tensor | No
     "onnx": onnx,
 }
 SUFFIXES = dict(torch_export=".pt2", aoti=".pt2", onnx=".onnx")
+
+
+def format_of(path: Path) -> str:
+    """The first format whose files end as `path` does.
+
+    Raises:
+        CnnzooError: There is none.
+    """
+    for format, suffix in SUFFIXES.items():
+        if path.suffix == suffix:
+            return format
+    allowed = " or ".join(dict.fromkeys(SUFFIXES.values()))
+    raise CnnzooError(f"{path} was given as the file to write, whose ending must be {allowed}. Write model.onnx, say.")
 
 
 def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]:
