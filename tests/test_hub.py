@@ -68,7 +68,7 @@ def test_a_fresh_process_pulls_the_same_logits_and_timm_loads_them_too(server, t
     )
     environment = dict(os.environ, HF_TOKEN=ALICE, HF_HUB_DISABLE_XET=str(int(transport == "lfs")))
     run = subprocess.run(
-        [sys.executable, "-c", code, MINE, tmp_path], env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", code, MINE, tmp_path], env=environment, capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
     assert ALICE not in run.stdout + run.stderr

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("brisk")]  # each starts
 def run(command, tmp_path, **variables):
     """A fresh process as Alice, with a cache of its own."""
     environment = dict(os.environ, HF_TOKEN=ALICE, HF_HOME=str(tmp_path / "home"), HF_HUB_DISABLE_XET="1", **variables)
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ALICE not in result.stdout + result.stderr
     return result.stdout

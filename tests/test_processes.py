@@ -20,7 +20,7 @@ ARGS += ["--flip", "--shift", "2", "--cutout", "4", "--device", "cpu"]
 def launch(processes: int, out: Path, *args: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*(launcher if processes > 1 else [sys.executable]), str(SCRIPT), *ARGS, "--out", str(out), *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights in") == 1, done.stdout  # one process speaks
 

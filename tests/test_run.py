@@ -17,7 +17,7 @@ sys.exit(len(sys.argv))
 
 def start(command, cwd, **variables):
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p), **variables)
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def start(*args: str) -> subprocess.Popen:
     return subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()
@@ -133,7 +133,7 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 300) -> Non
 @pytest.mark.slow
 def test_a_run_killed_at_random_points_ends_with_the_very_weights_of_an_uninterrupted_one(tmp_path):
     whole = start("--out", str(tmp_path / "whole"))
-    assert whole.wait(timeout=300) == 0, whole.communicate()
+    assert whole.wait(timeout=600) == 0, whole.communicate()
     chance = random.Random(0)
     out = tmp_path / "cut"
     for _ in range(4):
@@ -141,9 +141,9 @@ def test_a_run_killed_at_random_points_ends_with_the_very_weights_of_an_uninterr
         wait_for(out / "checkpoint.pt", process)
         time.sleep(chance.uniform(0, 1.5))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=300)
+        process.communicate(timeout=600)
     last = start("--out", str(out), "--resume")
-    _, err = last.communicate(timeout=300)
+    _, err = last.communicate(timeout=600)
     assert last.returncode == 0, err
     assert_same_weights(tmp_path / "whole", out)
     assert_same_log(tmp_path / "whole", out)
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_exits_143(tmp_path):
     process = start("--out", str(out), "--epochs", "2000")
     wait_for(out / "metrics.jsonl", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     assert "Traceback" not in err and "--resume" in err.splitlines()[-1]
     state = torch.load(out / "checkpoint.pt", weights_only=True)
