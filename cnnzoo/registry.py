@@ -99,7 +99,10 @@ def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     if pretrained:
         checkpoints.read_weights(contents[1], network, f"{place}/{checkpoints.WEIGHTS}")
     try:
-        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
+        model = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
+        if pretrained and source == "hf-hub":
+            model.base_model = place.partition("@")[0]
+        return model
     except CnnzooError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as e:

@@ -22,7 +22,7 @@ from cnnzoo import checkpoints, evaluate, hub
 from cnnzoo.cli import main
 from cnnzoo.data import load_split
 from cnnzoo.datasets import FASHION_MNIST
-from cnnzoo.errors import CheckpointError, CnnzooError
+from cnnzoo.errors import CheckpointError, CnnzooError, InputError
 from cnnzoo.hub._card import full_name
 from cnnzoo.predict import class_labels
 from cnnzoo.recipes import Recipe
@@ -371,3 +371,39 @@ def test_a_folder_of_before_the_counts_were_noted_gets_its_picture_and_keeps_its
         hub.measure(folder, data_dir=pets)
     with pytest.raises(CheckpointError, match="no measured numbers"):
         hub.measure(hub.build(trained(), tmp_path))
+
+
+# -- pedigree and twins --------------------------------------------------------------------------------------------------
+
+
+def base_model(folder):
+    return ModelCard((folder / "README.md").read_text()).data.base_model
+
+
+def test_the_card_of_a_fine_tuned_model_names_the_checkpoint_it_began_with(tmp_path, quick):
+    for options, base in [({}, None), (dict(pretrained=True), "cnnzoo/lenet_tiny.fashion_mnist")]:
+        model = timm.create_model("lenet_tiny", num_classes=2, in_chans=3, **options)
+        folder = hub.build(model, tmp_path, labels=["cat", "dog"])
+        hub.verify(folder)
+        assert base_model(folder) == base
+        assert ("were the start" in (folder / "README.md").read_text()) is (base is not None)
+
+
+def test_the_card_of_a_fine_tuning_run_names_the_checkpoint_it_began_with(tmp_path, pets):
+    run = train_on(pets, tmp_path / "run", model="lenet_tiny", pretrained=True)
+    assert base_model(hub.build(run, tmp_path)) == "cnnzoo/lenet_tiny.fashion_mnist"
+
+
+def test_the_command_makes_the_twin_of_a_fine_tune_that_a_gray_model_asks_for(tmp_path, quick):
+    model = timm.create_model("lenet_tiny", pretrained=True, num_classes=2).eval()
+    x = torch.rand(2, 1, 28, 28)
+    with pytest.raises(InputError, match="3 channels.*cnnzoo twin FOLDER OUT"):
+        model(x.expand(-1, 3, -1, -1))
+    folder = hub.build(model, tmp_path / "gray", labels=["cat", "dog"])
+    run = CliRunner().invoke(main, ["twin", str(folder), str(tmp_path / "rgb")])
+    assert run.exit_code == 0, run.output
+    twin = timm.create_model(f"local-dir:{run.output.strip()}", pretrained=True).eval()
+    torch.testing.assert_close(twin(x.expand(-1, 3, -1, -1)), model(x), atol=1e-4, rtol=1e-4)
+    assert base_model(tmp_path / "rgb" / folder.name) == base_model(folder) == "cnnzoo/lenet_tiny.fashion_mnist"
+    run = CliRunner().invoke(main, ["twin", str(folder), str(folder.parent)])
+    assert run.exit_code == 1 and "Name another folder" in run.output

@@ -79,6 +79,16 @@ def _accuracy(metrics: dict) -> str:
 
 @click.command()
 @click.argument("folder")
+@click.argument("out")
+def twin(folder: str, out: str) -> None:
+    """Make in OUT the 3-channel twin of a gray checkpoint FOLDER, for transformers' pipeline, where every image is RGB."""
+    from .. import hub
+
+    click.echo(hub.twin(folder, out))
+
+
+@click.command()
+@click.argument("folder")
 @click.argument("repo")
 @_private
 @_revision
@@ -121,4 +131,4 @@ def publish(root: str | None, org: str, really: bool, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
 
 
-COMMANDS = (build, measure, verify, push, pull, publish)
+COMMANDS = (build, measure, verify, twin, push, pull, publish)

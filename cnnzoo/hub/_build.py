@@ -88,6 +88,8 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
     metrics = _merge([m for _, _, m in found], holdout)
     recipe = {k: v for k, v in recipe.items() if k != "holdout"}
     info = facts(metrics, recipe)
+    if recipe.get("pretrained") and (base := _base_model(recipe["model"])):
+        metrics["base_model"] = base
     if variant:
         metrics["tag"] = f"{variant}_{info.name}"
     folder = out / full_name(metrics, info)
@@ -140,6 +142,8 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
             cnnzoo=__version__, data=record(info, cfg["input_size"]), temperature=temperature,
             sha256=checkpoints.sha256(made / checkpoints.WEIGHTS),
         )  # fmt: skip
+        if base := getattr(model, "base_model", None):
+            metrics["base_model"] = base
         write_rest(made, folder, copy, info, metrics, {})
     return folder
 
@@ -153,7 +157,7 @@ def twin(folder: str | Path, out: str | Path) -> Path:
         out: Folder to put `<arch>.<tag>` into.
 
     Raises:
-        CheckpointError: The weights do not fit the model, or it has not 1 channel.
+        CheckpointError: The weights do not fit the model, it has not 1 channel, or the twin would take its place.
     """
     folder = Path(folder)
     metrics, recipe = read_numbers(folder)
@@ -162,6 +166,8 @@ def twin(folder: str | Path, out: str | Path) -> Path:
         raise CheckpointError(f"{folder} has not 1 channel; only of such there is a 3-channel twin. Push it as it is.")
     model = registry.create_model(f"local-dir:{folder}", pretrained=True, in_chans=3)
     made = Path(out) / full_name(metrics, info)
+    if made.resolve() == folder.resolve():
+        raise CheckpointError(f"{out} was given for the twin, where {folder} itself is. Name another folder, such as rgb.")
     with replacing(made) as scratch:
         with atomic(scratch / checkpoints.WEIGHTS) as temporary:
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
@@ -270,6 +276,13 @@ def _described(
 
 def _fresh(arch: str, info: DatasetInfo) -> nn.Module:
     return registry.create_model(arch, in_chans=info.image_size[0], num_classes=len(info.labels))
+
+
+def _base_model(name: str) -> str | None:
+    """The Hub's name of the checkpoint that `pretrained` means for a model of this name, None if there is none here."""
+    arch, _, tag = name.partition(".")
+    tag = tag or next(iter(checkpoints.pretrained_cfgs(arch)), "")
+    return f"{checkpoints.HUB_ORG}/{arch}.{tag}" if tag else None
 
 
 def read_numbers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

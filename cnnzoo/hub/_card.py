@@ -24,7 +24,7 @@ _CARD = """---
 # {name}
 
 `{m[model]}` of cnnzoo{trained}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
-for one {input_size} image.
+for one {input_size} image.{base}
 {variant}
 ```python
 import cnnzoo  # registers the model with timm
@@ -32,6 +32,9 @@ import timm
 
 model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
 ```
+
+Without `import cnnzoo` timm says `Unknown model ({m[model]})`, and transformers says
+`The model architecture '{m[model]}' is not supported in your version of timm`; upgrading timm does not help.
 
 `cnnzoo.hub.pull` checks the hashes too, and gives the transform and the labels with the model.{pipeline}
 
@@ -45,6 +48,8 @@ model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
 
 {licences} sha256 of the weights: `{m[sha256]}`.
 """
+
+_BASE = " The weights of `{}` were the start."
 
 _ACCURACY = """| | |
 |---|---|
@@ -183,6 +188,7 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         name=name,
         trained=f", trained on {info.title}" if measured else "",
         source=f"{repo_id}@{RGB}" if is_twin else repo_id,
+        base=_BASE.format(metrics["base_model"]) if "base_model" in metrics else "",
         variant=_VARIANT.format(rgb=RGB) if is_twin else "",
         pipeline=_pipeline(repo_id, info.image_size[0]),
         accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
@@ -256,6 +262,8 @@ def _header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", "cnnzoo", *gray],
     )
+    if "base_model" in metrics:
+        fields["base_model"] = metrics["base_model"]
     if info.name in DATASETS:
         fields["license"] = "apache-2.0"
     if "top1" in metrics:

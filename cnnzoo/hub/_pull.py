@@ -89,6 +89,7 @@ def _pull(repo: Repository, revision: str, cache_dir: str | Path | None) -> Pull
         model = _load(commit)
     commit.remember(revision)
     transform = create_transform(model) if model.in_chans in (1, 3) else None
+    model.base_model = repo.repo_id
     return Pulled(model, transform, class_labels(model), commit.sha)
 
 

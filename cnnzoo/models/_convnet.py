@@ -42,6 +42,7 @@ class ConvNet(nn.Module):
         num_features: Channels of the last feature map.
         head_hidden_size: Width of what the classifier sees.
         feature_info: One entry per feature level, finest first: of each reduction the last map.
+        base_model: The Hub's name of the checkpoint that the weights were loaded from, None if there was none.
         temperature: What logits are divided by before they are taken for probabilities; 1, or what the checkpoint's
             calibration found. `forward` gives logits as they are.
 
@@ -52,6 +53,7 @@ class ConvNet(nn.Module):
     """
 
     temperature = 1.0
+    base_model = None
     residual = True  # whether drop_path_rate has blocks to act on
 
     def __init__(
@@ -315,6 +317,11 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
         row["feature_cls"] = feature_wrapper(row.get("feature_cls"))
     model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=dict(out_indices=None), **row)  # None: all levels
     describe_input(model)
+    if pretrained and isinstance(model, ConvNet):
+        if name is not None:
+            model.base_model = f"{checkpoints.HUB_ORG}/{name}"
+        elif model.pretrained_cfg.get("source") == "hf-hub":
+            model.base_model = model.pretrained_cfg["hf_hub_id"]
     if pretrained and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
         if name is not None:
             model.temperature = checkpoints.metrics(name).get("temperature", 1.0)

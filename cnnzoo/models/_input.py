@@ -29,9 +29,15 @@ def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) 
     if x.shape[0] == 0:
         raise InputError("An empty batch was given, at least one image is needed. Skip the call when there is none.")
     if x.shape[1] != in_chans:
+        rgb = ""
+        if (x.shape[1], in_chans) == (3, 1):
+            rgb = (
+                " For tools that make every image RGB, such as transformers' pipeline, make a twin of a checkpoint folder: "
+                "cnnzoo twin FOLDER OUT."
+            )
         raise InputError(
             f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
-            f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}."
+            f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}.{rgb}"
         )
     if fixed and (x.shape[2] != height or x.shape[3] != width):
         raise InputError(
@@ -52,8 +58,8 @@ def describe_input(model: nn.Module) -> None:
     if tuple(cfg["input_size"][1:]) != size[1:]:
         cfg["pool_size"] = None
     for key in ("mean", "std"):
-        values = cfg[key]
-        cfg[key] = tuple(values) if len(values) == size[0] else (sum(values) / len(values),) * size[0]
+        if values := cfg.get(key):
+            cfg[key] = tuple(values) if len(values) == size[0] else (sum(values) / len(values),) * size[0]
     for key in ("test_input_size", "min_input_size"):
         if cfg.get(key):
             cfg[key] = (size[0], *cfg[key][1:])
