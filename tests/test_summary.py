@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from helpers import MODELS, each
 from hypothesis import given, settings, strategies as st
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import cnnzoo
+from cnnzoo.cli import main
 from cnnzoo.errors import InputError
 from cnnzoo.summary import Count, count, layer_summary, summarize
 
@@ -317,6 +319,29 @@ def test_depth_limits_the_lines_and_none_shows_all():
     assert everything == {path for path, _ in model.named_modules()} - idle
 
 
+def test_a_small_network_is_shown_whole_and_a_large_one_as_far_as_40_lines_go():
+    found = summarize(cnnzoo.create_model("lenet_d2l"), GRAY)
+    assert found.layers == summarize(cnnzoo.create_model("lenet_d2l"), GRAY, depth=None).layers
+    leaves = [x for x in found.layers if not any(y.path.startswith(f"{x.path}.") for y in found.layers)]
+    assert sum(x.params for x in leaves) == found.params == 61_706
+    model = on_meta("resnet_small")
+    auto, deeper = summarize(model, GRAY), summarize(model, GRAY, depth=4)
+    assert auto.layers == summarize(model, GRAY, depth=3).layers
+    assert len(auto.layers) <= 40 < len(deeper.layers)
+    command = CliRunner().invoke(main, ["summary", "resnet_small"])
+    assert command.output == f"{auto}\n"
+
+
+@pytest.mark.parametrize("name", ["lenet_d2l", "vgg11_thin_d2l", "resnet_tiny"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_lines_of_any_depth_add_up_to_the_whole(name, depth):
+    """A container that is never called, as the head's hidden layers are in, hides nothing."""
+    model = on_meta(name)
+    found = summarize(model, model.pretrained_cfg["input_size"], depth=depth)
+    leaves = [x for x in found.layers if not any(y.path.startswith(f"{x.path}.") for y in found.layers)]
+    assert (sum(x.params for x in leaves), sum(x.macs for x in leaves)) == (found.params, found.macs)
+
+
 def test_a_line_holds_all_that_is_inside_the_module():
     summary = summarize(cnnzoo.create_model("resnet_small"), GRAY, depth=None)
     top = [x for x in summary.layers if "." not in x.path]
@@ -355,7 +380,7 @@ def test_modules_that_cannot_be_watched_are_refused_with_a_way_out():
         count(torch.jit.trace(nn.ReLU(), torch.zeros(1)), GRAY)
 
 
-@pytest.mark.parametrize("depth", [0, -1, 1.5])
+@pytest.mark.parametrize("depth", [0, -1, 1.5, True])
 def test_a_depth_below_one_is_refused(depth):
     with pytest.raises(InputError, match=rf"depth={depth} was given, 1 or more.*depth=1"):
         summarize(nn.ReLU(), GRAY, depth=depth)

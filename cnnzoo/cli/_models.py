@@ -132,14 +132,14 @@ def info(model: str, as_json: bool) -> None:
 
 @click.command("summary")
 @click.argument("model")
-@click.option("--depth", default=2, show_default=True, help="Levels of nested modules to list.")
+@click.option("--depth", type=int, help="Levels of nested modules to list.  [default: as many as go into 40 lines]")
 @json_option
-def summary_(model: str, depth: int, as_json: bool) -> None:
+def summary_(model: str, depth: int | None, as_json: bool) -> None:
     """Show the layers of MODEL: shapes, parameters, multiply-accumulates, receptive fields."""
     from .. import registry, summary
 
     network = registry.create_model(model, device="meta")  # shapes need no numbers
-    found = summary.summarize(network, network.pretrained_cfg["input_size"], depth=depth)
+    found = summary.summarize(network, network.pretrained_cfg["input_size"], depth="auto" if depth is None else depth)
     click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else found)
 
 

@@ -4,13 +4,15 @@ One pass of one blank image tells it all (`_trace`). A receptive field is the sm
 pixel an output position can depend on, padding included: arithmetic on windows (`_fields`), exact or absent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from ..errors import InputError
 from ._trace import Call, by, pretrained_cfg, trace
+
+_LINES = 40  # of a table that one reads at a glance
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def count(model: nn.Module, input_size: tuple[int, ...]) -> Count:
     return Count(_params(model), macs)
 
 
-def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | None = 3) -> Summary:
+def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | str | None = "auto") -> Summary:
     """Lists what `model` is made of.
 
     Modules that do nothing (identities, dropout of 0) and modules that are never called have no line.
@@ -106,20 +108,27 @@ def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | None =
     Args:
         model: Any module, from timm or not, on any device (on `meta` nothing is computed); left as it was.
         input_size: Channels, height and width of the image.
-        depth: Levels of nested modules to list: 1 for the children of the model only, None for all.
+        depth: Levels of nested modules to list: 1 for the children of the model only, None for all, `"auto"` for as many as
+            go into 40 lines, which is all of a small network. A container that is never called itself is no level.
 
     Raises:
-        InputError: `depth` is below 1, or `model` cannot run on such an image.
+        InputError: `depth` is none of these, or `model` cannot run on such an image.
     """
-    if depth is not None and (not isinstance(depth, int) or depth < 1):
-        raise InputError(f"depth={depth!r} was given, 1 or more is needed. Pass depth=1 for the coarsest, None for all.")
+    if depth not in (None, "auto") and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
+        raise InputError(
+            f"depth={depth!r} was given, 1 or more is needed. Pass depth=1 for the coarsest, None for all, or 'auto'."
+        )
     root = trace(model, input_size)
     lines: dict[str, Layer] = {}
     for call in root.walk():
         if call.path and not call.idle():
             before = lines[call.path].macs if call.path in lines else 0
             lines[call.path] = _line(call, before)
-    shown = [x for x in lines.values() if depth is None or x.path.count(".") < depth]
+    levels = {path: _level(path, lines) for path in lines}
+    if depth == "auto":
+        depths = range(2, max(levels.values(), default=1) + 1)
+        depth = max((d for d in depths if sum(level <= d for level in levels.values()) <= _LINES), default=1)
+    shown = [x for x in lines.values() if depth is None or levels[x.path] <= depth]
     stages = _levels(model) & lines.keys() or {call.path for call in root.calls} & lines.keys()
     cfg = pretrained_cfg(model)
     return Summary(
@@ -130,6 +139,12 @@ def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | None =
         params=_params(model),
         macs=root.macs,
     )
+
+
+def _level(path: str, lines: Container[str]) -> int:
+    """How many lines a module is in, its own included."""
+    names = path.split(".")
+    return sum(".".join(names[:n]) in lines for n in range(1, len(names) + 1))
 
 
 def layer_summary(model: nn.Module, input_size: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
