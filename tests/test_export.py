@@ -1,6 +1,7 @@
 """Exported files do what the model does, in a fresh process; what cannot be exported or opened is refused."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from cnnzoo.cli import main
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError, UnknownNameError
-from cnnzoo.exporting import _export, _formats, _pipeline, _verify
+from cnnzoo.exporting import _export, _formats, _pipeline, _seal, _verify
 
 NATIVE_28 = [name for name in MODELS if native_size(name) == (1, 28, 28)]
 LARGER = [name for name in MODELS if native_size(name) != (1, 28, 28)]
@@ -270,6 +271,44 @@ def test_what_is_no_model_of_timm_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def headless():
+    return cnnzoo.create_model("lenet_tiny", num_classes=0)
+
+
+def with_nan():
+    model = cnnzoo.create_model("lenet_tiny")
+    with torch.no_grad():
+        model.get_classifier().bias[3] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: cnnzoo.create_model("lenet_tiny", device="meta"), "meta device.* no weights"),
+        (lambda: cnnzoo.create_model("resnet_tiny", features_only=True), "features"),
+        (headless, "without classes"),
+        (lambda: nn.DataParallel(cnnzoo.create_model("lenet_tiny")), "A DataParallel was given"),
+        (with_nan, "not finite"),
+    ],
+    ids=["meta", "features_only", "headless", "wrapped", "nan"],
+)
+def test_models_that_no_file_can_answer_for_are_refused(tmp_path, make, words):
+    with pytest.raises(CnnzooError, match=words):
+        cnnzoo.export(make(), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_threads_may_export_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(_export, "compare", lambda *_: None)  # a fresh process for each, which other tests have
+    model = cnnzoo.create_model("lenet_tiny", pretrained=True)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda i: cnnzoo.export(model, tmp_path / f"{i}.pt2"), range(4)))
+    x = np.zeros((1, 28, 28), np.uint8)
+    answers = [cnnzoo.load_exported(path).predict(x)[1] for path in paths]
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+
+
 def test_a_model_that_was_trained_on_names_no_source():
     model = cnnzoo.create_model("lenet_tiny", pretrained=True)
     assert _export._facts(model)["source"] == "lenet_tiny.fashion_mnist"
@@ -306,7 +345,7 @@ def test_a_missing_compiler_is_named(tmp_path, monkeypatch):
 
 
 def test_a_missing_runtime_is_named_with_the_extra(tmp_path, monkeypatch):
-    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.onnx").write_bytes(_seal.sealed(b"", ".onnx"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CnnzooError, match=r"onnxruntime.*cnnzoo\[export\]"):
         cnnzoo.load_exported(tmp_path / "model.onnx")
@@ -318,9 +357,15 @@ def test_half_a_file_and_an_altered_one_are_refused(file, tmp_path):
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
         cnnzoo.load_exported(path)
-    if file.suffix == ".pt2":  # a zip file, which has a checksum for each of its parts; ONNX has none
-        place = len(content) // 2
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    places = torch.randint(0, len(content), (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    places += [0, len(content) - 1]
+    for place in places:
+        for bit in (1, 128):
+            path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+            with pytest.raises(CheckpointError, match="damaged"):
+                cnnzoo.load_exported(path)
+    for altered in (content + b"\0", content[1:], content[:-1], b""):
+        path.write_bytes(altered)
         with pytest.raises(CheckpointError, match="damaged"):
             cnnzoo.load_exported(path)
 

@@ -1,6 +1,7 @@
 """Writing a model to a file."""
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from torch import nn
 
 from .. import checkpoints, data, registry
 from ..datasets import trained_on
-from ..errors import CnnzooError, system_errors, unknown
+from ..errors import CheckpointError, CnnzooError, InputError, system_errors, unknown
 from ..files import atomic
 from ..predict import class_labels
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import make_pipeline
+from ._seal import sealed
 from ._verify import compare, example
 
+_ONE_AT_A_TIME = threading.Lock()  # torch traces one model at a time in a process
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -52,13 +55,16 @@ def export(
     Raises:
         UnknownNameError: There is no such model, format or type.
         ExportError: The file does not do what the model does; none is left.
+        CheckpointError: The model has no weights, or weights that are not finite.
+        InputError: The model gives no logits: it is wrapped, or has no classes, or gives features only.
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
     path = Path(path)
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, str) else model
-    with atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
+    _check_model(network)
+    with _ONE_AT_A_TIME, atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
         pipeline = make_pipeline(network, DTYPES[dtype], preprocess).to(device)
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
         facts = dict(_facts(network), **how)
@@ -70,6 +76,7 @@ def export(
             calibration = train.images[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]]
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
+        made.write_bytes(sealed(made.read_bytes(), made.suffix))
         compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
         temporary.write_bytes(made.read_bytes())
     return path
@@ -102,6 +109,20 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
             f"quantize={quantize!r} was given with format={format!r}, dtype={dtype!r}, preprocess={preprocess}; it works "
             'with "onnx", "fp32" and True. Pass format="onnx".'
         )
+
+
+def _check_model(network: nn.Module) -> None:
+    """Refuses what no file can answer for: it has to map images to the logits of classes, by weights that it has."""
+    inner = getattr(network, "_orig_mod", network)  # of torch.compile
+    if hasattr(inner, "pretrained_cfg") and not (hasattr(inner, "get_classifier") and getattr(inner, "num_classes", 0)):
+        raise InputError(
+            f"A {type(inner).__name__} without classes was given, which gives features; needed is a classifier. Make it "
+            "without features_only and with num_classes of 1 at least."
+        )
+    state = inner.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        raise CheckpointError("A model on the meta device was given, which has no weights. Make it on the CPU.")
+    checkpoints.check_weights(state, inner, f"The {type(inner).__name__}")
 
 
 def _facts(network: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import CheckpointError, CnnzooError, InputError, system_errors
 from ._formats import _EXTRA, FACTS
+from ._seal import check_seal
 
 
 class Exported:
@@ -57,7 +58,7 @@ class Exported:
 
 @system_errors()
 def load_exported(path: str | Path) -> Exported:
-    """Opens a file that `export` wrote, of any format.
+    """Opens a file that `export` wrote, of any format, once its digest has shown that not a bit of it has changed.
 
     Raises:
         CheckpointError: The file is missing, damaged, or not one of ours.
@@ -66,6 +67,7 @@ def load_exported(path: str | Path) -> Exported:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file. Name a .pt2 or .onnx file that cnnzoo export wrote.")
+    check_seal(path)
     try:
         return _load_onnx(path) if path.suffix == ".onnx" else _load_pt2(path)
     except CnnzooError:
@@ -90,8 +92,6 @@ def _load_onnx(path: Path) -> Exported:
 
 def _load_pt2(path: Path) -> Exported:
     with zipfile.ZipFile(path) as archive:
-        if broken := archive.testzip():
-            raise zipfile.BadZipFile(broken)
         names = archive.namelist()
         native = any("/aotinductor/" in name for name in names)
         where = next(name for name in names if name.endswith("_metadata.json" if native else f"/extra/{FACTS}"))
