@@ -47,6 +47,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(p.parent.name for p in root().glob("*.*/config.json")))
 
 
+def check_installation() -> None:
+    """Whether the folders of checkpoints can be read.
+
+    Raises:
+        CheckpointError: They cannot, because Python imports the package out of a zip file, or they were left out.
+    """
+    if not root().is_dir():
+        raise CheckpointError(
+            f"The checkpoints' folder {root()} is not there: cnnzoo runs from a zip file, or from a copy without it. "
+            "Weights need a whole installation, unpacked: pip install cnnzoo."
+        )
+
+
 def folder(name: str) -> Path:
     """The folder of one checkpoint, `<arch>.<tag>`."""
     return root() / name

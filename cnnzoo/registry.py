@@ -112,6 +112,7 @@ def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 def _check_tag(arch: str, tag: str) -> None:
     if tag and f"{arch}.{tag}" not in checkpoints.names():
+        checkpoints.check_installation()
         tags = [n.split(".", 1)[1] for n in list_pretrained(f"{arch}.*")]
         raise unknown(f"tag of {arch}", tag, tags, hint="cnnzoo.list_pretrained() lists the checkpoints.")
 

@@ -188,6 +188,15 @@ def test_pretrained_without_weights_says_which_models_have_them():
         timm.create_model(arch, pretrained=True)
 
 
+@pytest.mark.parametrize("name", ["lenet_tiny", NAME])
+def test_an_installation_without_the_folders_says_so(name, monkeypatch):
+    """As where Python imports the package from a zip file."""
+    monkeypatch.setattr(checkpoints, "root", lambda: Path("cnnzoo.zip/hub_configs"))
+    monkeypatch.setattr(checkpoints, "names", lambda: ())
+    with pytest.raises(CheckpointError, match="cnnzoo.zip/hub_configs is not there.* pip install cnnzoo"):
+        cnnzoo.create_model(name, pretrained=True)
+
+
 def test_a_wrong_tag_is_refused():
     with pytest.raises(CnnzooError, match="fashion_mnist"):
         cnnzoo.create_model("resnext_small.fashion_mnst", pretrained=True)

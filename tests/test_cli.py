@@ -99,6 +99,16 @@ def test_eval_of_a_checkpoint_that_names_no_data_set_asks_for_it(tmp_path):
     assert "--dataset" in run("eval", f"local-dir:{folder}", code=1).output
 
 
+@pytest.mark.parametrize("classes", [("cat", "dog"), tuple("abcdefghij")], ids=len)
+def test_eval_on_data_of_other_classes_is_refused_in_one_line(tmp_path, classes):
+    for name in classes:
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            Image.effect_noise((28, 28), 50).save(tmp_path / name / f"{i}.png")
+    result = run("eval", "lenet_tiny", "--dataset", "folder", "--data-dir", tmp_path, code=1)
+    assert "knows the classes T-shirt/top, Trouser" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
 def test_info_shows_size_cost_and_accuracy():
     text = run("info", "resnext_small").output
     assert "276,522" in text

@@ -6,7 +6,8 @@ import http.server
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from helpers import idx_bytes, write_miniature
 
 from cnnzoo import data, datasets
-from cnnzoo.data import load_split
+from cnnzoo.data import _splits, load_split
 from cnnzoo.errors import DataError, UnknownNameError
 
 NAMES = list(datasets.FASHION_MNIST.files)
@@ -280,6 +281,27 @@ def test_mirrors_are_tried_in_turn_until_one_gives_the_right_file(miniature, mir
     assert [t for t in in_turn if t[0] != "absent"] == [w for w in wanted if w[0] != "absent"]
     assert not [t for t in tried if t[1] in NAMES[:2]]  # the test split needs no training files
     assert sorted(p.name for p in raw(target).iterdir()) == sorted(NAMES[2:])  # nothing partial
+
+
+def test_three_may_download_into_one_folder_at_a_time(miniature, mirrors, monkeypatch, tmp_path):
+    from torchvision.datasets import utils
+
+    data_dir, info = miniature
+    use_mirrors(monkeypatch, mirrors, info, "good")
+    together = threading.Barrier(3, timeout=60)
+
+    def downloaded(*args, real=utils.download_url):
+        real(*args)
+        together.wait()  # each of the three has its file before one of them goes on
+
+    monkeypatch.setattr(utils, "download_url", downloaded)
+    monkeypatch.setattr(_splits, "quiet_unless_watched", nullcontext)
+    target = tmp_path / "new"
+    with ThreadPoolExecutor(3) as pool:
+        fetched = list(pool.map(lambda _: load_split("miniature", "test", data_dir=target, download=True), range(3)))
+    expected = load_split("miniature", "test", data_dir=data_dir).images
+    assert all(torch.equal(split.images, expected) for split in fetched)
+    assert sorted(p.name for p in raw(target).iterdir()) == sorted(NAMES[2:])
 
 
 def test_what_is_there_is_not_downloaded_again(miniature, mirrors, monkeypatch):

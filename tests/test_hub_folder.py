@@ -134,6 +134,24 @@ def test_a_file_of_the_wrong_kind_is_an_error_and_no_crash(folder, quick, name, 
         hub.verify(folder)
 
 
+BAD_METRICS = [
+    dict(confusion=[]), dict(confusion=[[1]]), dict(confusion=[[-1] * 10] * 10), dict(per_class=-1),
+    dict(per_class=[101] * 10), dict(per_class=[90.0] * 9), dict(top1=float("nan")), dict(top1="94"), dict(top1=True),
+    dict(loss=-0.1), dict(seed="../../x"),
+    dict(seed=5), dict(seeds=[]), dict(seeds=[0, 0]), dict(params=-1), dict(minutes=float("inf")), dict(temperature=-1),
+    dict(robustness=[1, 2]), dict(robustness={"noise": 120}), dict(sha256="../x"), dict(data_md5=[1]), dict(model=7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", BAD_METRICS, ids=lambda fields: str(fields)[:40])
+def test_metrics_that_cannot_be_are_refused_by_name_even_where_the_card_says_the_same(folder, quick, fields):
+    change_json(folder / "metrics.json", **fields)
+    for reader in (hub.verify, hub.measure, lambda place: hub.twin(place, place.parent / "rgb")):
+        words = f"metrics.json says that ({'|'.join(fields)}|per_class|seed) is .* allowed is"
+        with pytest.raises(CheckpointError, match=words):
+            reader(folder)
+
+
 def test_no_folder_at_all_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match="no folder"):
         hub.verify(tmp_path / "nowhere")

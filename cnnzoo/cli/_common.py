@@ -12,6 +12,7 @@ from torch import nn
 from .. import data
 from ..datasets import trained_on
 from ..errors import CnnzooError, system_errors
+from ..predict import class_labels
 from ..process import INTERRUPTED, interruptible
 
 data_dir_option = click.option(
@@ -92,7 +93,24 @@ def images_for(
     dataset = dataset or trained_on((getattr(network, "pretrained_cfg", None) or {}).get("tag") or "")
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
-    return data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download))
+    found = data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download))
+    knows, has = class_labels(network), found.info.labels
+    if len(knows) != len(has) or (_named(network) and tuple(knows) != tuple(has)):
+        raise CnnzooError(
+            f"The model knows the classes {_short(knows)}; {found.info.title} has {_short(has)}. Measure it on data of its "
+            "own classes, in their order, or train it on these."
+        )
+    return found
+
+
+def _named(network: nn.Module) -> bool:
+    """Whether the classes of a model have names; else they are known by their number alone."""
+    return bool((getattr(network, "pretrained_cfg", None) or {}).get("label_names"))
+
+
+def _short(labels: Sequence[str]) -> str:
+    names = ", ".join(label[:20] for label in labels[:3])
+    return f"{names}, ... ({len(labels)})" if len(labels) > 3 else names
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

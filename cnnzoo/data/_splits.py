@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,16 +88,16 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
         failures = []
         for mirror in info.mirrors:
             try:
-                # Under another name until its md5 is known to be right.
-                with quiet_unless_watched():
-                    download_url(mirror + name, str(folder), f"{name}.part", info.files[name])
-                os.replace(folder / f"{name}.part", folder / name)
+                # In a place of its own until its md5 is known to be right, so that several may fetch it at a time.
+                with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as scratch:
+                    with quiet_unless_watched():
+                        download_url(mirror + name, scratch, name, info.files[name])
+                    os.replace(Path(scratch, name), folder / name)
                 break
             except PermissionError as e:
                 raise _no_access(folder, e) from e
             except (OSError, RuntimeError) as e:  # URLError is an OSError, a wrong md5 a RuntimeError
                 failures.append(f"{mirror}: {e}")
-                (folder / f"{name}.part").unlink(missing_ok=True)
         else:
             raise DataError(
                 f"{name} of {info.title} could not be downloaded ({'; '.join(failures)}). Go online and try again, or put "

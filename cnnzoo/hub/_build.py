@@ -19,6 +19,7 @@ from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, write_json
+from ..metrics import check_metrics
 from ..predict import class_labels
 from ..recipes import completed
 from ..version import __version__
@@ -292,11 +293,17 @@ def read_numbers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         CheckpointError: They cannot be read.
     """
     has_recipe = (folder / RECIPE).exists()
-    return checkpoints.read_json(folder / METRICS), checkpoints.read_json(folder / RECIPE) if has_recipe else {}
+    return _read_metrics(folder), checkpoints.read_json(folder / RECIPE) if has_recipe else {}
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    metrics = checkpoints.read_json(folder / METRICS)
+    check_metrics(metrics, folder / METRICS)
+    return metrics
 
 
 def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    recipe, metrics = checkpoints.read_json(run / RECIPE), checkpoints.read_json(run / METRICS)
+    recipe, metrics = checkpoints.read_json(run / RECIPE), _read_metrics(run)
     if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
         raise CheckpointError(f"{run} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
     if "data" not in metrics and recipe["dataset"] not in DATASETS:

@@ -345,6 +345,7 @@ def _checkpoint_name(arch: str, cfg: Any, overlay: dict | None) -> str | None:
         tag = cfg.get("tag")
     if tag and f"{arch}.{tag}" in checkpoints.names():
         return f"{arch}.{tag}"
+    checkpoints.check_installation()
     tags = [name.split(".", 1)[1] for name in checkpoints.names() if name.split(".", 1)[0] == arch]
     if tag:
         raise unknown("pretrained tag", tag, tags, hint=f"cnnzoo.list_pretrained('{arch}*') lists them.")
