@@ -45,6 +45,13 @@ class Recipe:
         drop_path_rate: Stochastic depth of the last residual block, growing linearly from 0 (arXiv:1603.09382).
         mixup: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412); 0 for none.
         cutmix: The same of CutMix (arXiv:1905.04899); with both, each batch gets one of them.
+        mix_prob: Probability that a batch is mixed, by those.
+        dual: Weight of the mean squared difference between the logits of two views of each image, which differ in where they
+            are blanked (dual cutout, hysts/pytorch_image_classification); 0 for one view. Twice the cost.
+        randaugment: Operations of RandAugment per image (arXiv:1909.13719), those that mean something in gray; 0 for none.
+        magnitude: Of those, 0 to 1.
+        photo: Strength, 0 to 1, of what photos do to pictures: small rotation, scale and shear, a background, blur, gamma,
+            contrast, brightness, noise.
         erase: Probability that a random rectangle of an image is blanked (arXiv:1708.04896).
         clip_grad: Largest norm of the gradient; 0 for none.
         accumulate: Parts that a batch goes through the model in, for less memory. The gradient is that of the whole batch,
@@ -82,6 +89,11 @@ class Recipe:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    mix_prob: float = 1.0
+    dual: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 0.3
+    photo: float = 0.0
     image_size: int = 0
     start_size: int = 0
     size_step: int = 0
@@ -151,7 +163,8 @@ _RANGES = (
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
     ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("size_step", 0, 1_000), ("grown_at", 0.01, 1),
     ("image_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
-    ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("accumulate", 1, _MANY), ("distill", 0, 1),
+    ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("mix_prob", 0, 1), ("dual", 0, 1_000),
+    ("randaugment", 0, 10), ("magnitude", 0, 1), ("photo", 0, 1), ("accumulate", 1, _MANY), ("distill", 0, 1),
     ("distill_temperature", 0.01, 1_000), ("layer_decay", 0.01, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
 )  # fmt: skip
 

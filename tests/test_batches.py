@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, strategies as st
 
 from cnnzoo import data
-from cnnzoo.data import Augment, epoch_batches, normalize
+from cnnzoo.data import Augment, _distort, epoch_batches, normalize
 
 # -- augmentation --------------------------------------------------------------------------------------------------------
 
-augments = st.builds(Augment, flip=st.booleans(), shift=st.integers(0, 5), cutout=st.integers(0, 12))
+augments = st.builds(
+    Augment, flip=st.booleans(), shift=st.integers(0, 5), cutout=st.integers(0, 12), randaugment=st.integers(0, 3),
+    magnitude=st.floats(0, 1), photo=st.sampled_from([0.0, 0.5, 1.0]),
+)  # fmt: skip
 
 
 def random_images(batch: int, chans: int, height: int, width: int, seed: int) -> torch.Tensor:
@@ -21,7 +24,7 @@ def random_images(batch: int, chans: int, height: int, width: int, seed: int) ->
 
 
 batches = st.builds(
-    random_images, st.integers(1, 6), st.integers(1, 3), st.integers(4, 32), st.integers(4, 32), st.integers(0, 2**31)
+    random_images, st.integers(1, 6), st.sampled_from([1, 3]), st.integers(4, 32), st.integers(4, 32), st.integers(0, 2**31)
 )
 seeds = st.integers(0, 2**31)
 
@@ -98,6 +101,76 @@ def test_cutout_blanks_one_square_at_the_place_drawn_and_nothing_else(cutout, im
         assert (expected == 0).any()  # the centre of the square is always inside
 
 
+def test_operations_of_no_magnitude_change_only_what_autocontrast_does(tiny_split):
+    images = tiny_split.images[:8]
+    for operation, name in enumerate(_distort.OPERATIONS):
+        which, sign = torch.full((8, 1), operation), torch.ones(8, 1, dtype=torch.int64)
+        same = torch.equal(_distort.randaugment(images, which, sign, 0.0), images)
+        assert same or name == "autocontrast"
+        assert torch.equal(_distort.photo(images, torch.rand(8, 16), torch.randn(8, 1, 28, 28), 0.0), images)
+
+
+def test_geometry_moves_an_image_by_what_its_operation_says():
+    images = torch.zeros(2, 1, 20, 20, dtype=torch.uint8)
+    images[:, :, 8:12, 8:12] = 200
+    which = torch.tensor([[_distort.OPERATIONS.index("translate_x")], [_distort.OPERATIONS.index("translate_y")]])
+    out = _distort.randaugment(images, which, torch.tensor([[-1], [1]]), 4 / 9)  # 0.45 of the side, of that 4 / 9: 4 pixels
+    assert torch.equal(out[0], images[0].roll(4, 2))
+    assert torch.equal(out[1], images[1].roll(-4, 1))
+    quarter = torch.full((2, 3), _distort.OPERATIONS.index("rotate")), torch.ones(2, 3).long()  # 3 x 30 degrees
+    turned = _distort.randaugment(images, *quarter, 1.0)
+    assert (turned.int() - images.int()).abs().max() <= 2
+
+
+def test_each_image_of_a_batch_is_distorted_as_it_would_be_alone(tiny_split):
+    augment = Augment(randaugment=2, magnitude=0.5, photo=0.7)
+    choices = draw(augment, tiny_split.images, 0)
+    together = augment.apply(tiny_split.images, choices)
+    for i in (0, 7, 39):
+        alone = augment.apply(tiny_split.images[i : i + 1], {k: v[i : i + 1] for k, v in choices.items()})
+        assert (alone[0].int() - together[i].int()).abs().max() <= 1  # a sum in another order may round otherwise
+
+
+def test_a_photo_has_a_background_noise_blur_and_less_contrast():
+    images = torch.zeros(400, 1, 28, 28, dtype=torch.uint8)
+    images[:, :, 8:20, 8:20] = 220
+    augment = Augment(photo=1.0)
+    out = augment.apply(images, draw(augment, images, 0)).float()
+    corner = out[:, 0, :3, :3]
+    assert 0.2 < (corner.mean((1, 2)) > 12).float().mean() < 0.9  # a background, or light
+    assert 0.3 < (corner.std((1, 2)) > 3).float().mean() < 0.7  # noise, in half of them
+    contrast = out[:, 0, 12:16, 12:16].mean((1, 2)) - corner.mean((1, 2))
+    assert (contrast > 0).float().mean() > 0.97  # the garment stays the brighter
+    assert contrast.std() > 20
+
+
+def test_two_views_of_an_image_are_alike_but_for_what_is_blanked(tiny_split):
+    one, two = (epoch(tiny_split, augment=Augment(flip=True, shift=1, cutout=8, views=v)) for v in (1, 2))
+    for (images, labels), (pairs, twice) in zip(one[:1], two[:1], strict=True):
+        assert len(pairs) == 2 * len(images) == len(twice)
+        first, second = pairs[0::2], pairs[1::2]
+        assert torch.equal(first, images) and torch.equal(twice[0::2], labels) and torch.equal(twice[1::2], labels)
+        different = first != second
+        assert different.any()
+        assert ((first == 0) | (second == 0))[different].all()
+
+
+def test_views_are_mixed_alike(tiny_split):
+    (pairs, labels), *_ = epoch(tiny_split, augment=Augment(cutmix=1.0, views=2))
+    assert torch.equal(pairs[0::2], pairs[1::2]) and torch.equal(labels[0::2], labels[1::2])
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_so_many_batches_are_mixed_as_the_probability_says(tiny_split, world):
+    def mixed(probability: float) -> list[bool]:
+        augment = Augment(cutmix=1.0, mix_prob=probability)
+        batches = [b for e in range(20) for b in epoch(tiny_split, 3, augment, epoch=e, rank=world - 1, world=world)]
+        return [labels.dim() == 2 for _, labels in batches]
+
+    assert all(mixed(1.0)) and not any(mixed(0.0))
+    assert 0.4 < sum(mixed(0.5)) / len(mixed(0.5)) < 0.6
+
+
 def test_over_many_draws_every_choice_comes_up():
     choices = Augment(flip=True, shift=2, cutout=8).draw(2_000, (28, 28), torch.Generator().manual_seed(0))
     assert 0.45 < choices["flip"].float().mean() < 0.55
@@ -121,10 +194,14 @@ def epoch(split: data.Split, batch_size: int = 12, augment: Augment = FULL, **kw
     return list(epoch_batches(split, batch_size, augment, **{"seed": 3, "epoch": 0, **kwargs}))
 
 
+DISTORTED = replace(FULL, randaugment=2, cutmix=1.0, mix_prob=0.5)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 6, 12])
-def test_any_number_of_processes_shares_out_the_same_global_batches(tiny_split, world):
-    alone = epoch(tiny_split)
-    parts = [epoch(tiny_split, rank=rank, world=world) for rank in range(world)]
+@pytest.mark.parametrize("augment", [FULL, DISTORTED], ids=["usual", "distorted"])
+def test_any_number_of_processes_shares_out_the_same_global_batches(tiny_split, world, augment):
+    alone = epoch(tiny_split, augment=augment)
+    parts = [epoch(tiny_split, augment=augment, rank=rank, world=world) for rank in range(world)]
     assert all(len(part) == len(alone) == 3 for part in parts)
     for step, (images, labels) in enumerate(alone):
         for rank, part in enumerate(parts):

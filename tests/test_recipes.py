@@ -265,6 +265,24 @@ def test_a_frozen_backbone_stays_and_its_head_learns(recipe, tmp_path, miniature
     assert changed == {"head.fc.weight", "head.fc.bias"}
 
 
+def test_the_loss_of_two_views_punishes_what_their_answers_differ_by(recipe):
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    plain, dual = (_parts.Loss(override(recipe, dual=weight), []) for weight in (0.0, 0.1))
+    expected = plain(logits, labels, logits) + 0.1 * (logits[0::2] - logits[1::2]).square().mean()
+    torch.testing.assert_close(dual(logits, labels, logits), expected)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [dict(dual=0.1, accumulate=2, cutmix=1.0, mix_prob=0.5), dict(randaugment=2), dict(photo=1.0, dual=0.1)],
+    ids=lambda fields: "+".join(fields),
+)
+def test_a_run_with_stronger_augmentation_is_another_one_and_the_same_each_time(recipe, tmp_path, miniature, fields):
+    plain, other = run(recipe, tmp_path / "plain", miniature), run(override(recipe, **fields), tmp_path / "other", miniature)
+    again = run(override(recipe, **fields), tmp_path / "again", miniature)
+    assert again["sha256"] == other["sha256"] != plain["sha256"]
+
+
 # -- teachers ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from cnnzoo.train import _loop, _saving
 
 RECIPE = Recipe(
     model="lenet_tiny", dataset="miniature", epochs=3, batch_size=8, warmup_epochs=1, amp="no", ema_decay=0.9, drop_rate=0.2,
-    mixup=0.2, erase=0.5,
+    mixup=0.2, erase=0.5, mix_prob=0.5, dual=0.1, randaugment=1, photo=0.5,
 )  # fmt: skip
 SCRIPT = Path(__file__).parent / "train_miniature.py"
 COMMAND = [sys.executable, str(SCRIPT), "train", "lenet_tiny", "--data", "miniature", "--epochs", "12", "--batch-size", "8"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ._distort import draw_photo, draw_randaugment, photo, randaugment
 from ._splits import Split
 
 
@@ -34,6 +35,10 @@ class Augment:
         cutout: Side of a square that is blanked at a random place (arXiv:1708.04552); 0 for none.
         erase: Probability that a random rectangle, 2 to 33 % of the image, is blanked (arXiv:1708.04896).
         mixup, cutmix: Parameter of torchvision's MixUp and CutMix, which `mix` applies; 0 for none.
+        mix_prob: Probability that a batch is mixed at all, by those.
+        views: 2 for each image twice, one after the other, alike up to where they are blanked (dual cutout).
+        randaugment, magnitude: Operations per image, and their share of the largest amount, see `_distort.randaugment`.
+        photo: Strength of what photos do to pictures, 0 to 1, see `_distort.photo`.
     """
 
     flip: bool = False
@@ -42,10 +47,14 @@ class Augment:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    mix_prob: float = 1.0
+    views: int = 1
+    randaugment: int = 0
+    magnitude: float = 0.3
+    photo: float = 0.0
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
         """The random choices for `count` images of `size`, on the CPU; pass them, or a part of them, to `apply`."""
-        h, w = size
 
         def integers(low: int, high: int) -> Tensor:
             return torch.randint(low, high, (count,), generator=generator)
@@ -54,9 +63,22 @@ class Augment:
             flip=integers(0, 2).bool(),
             dy=integers(-self.shift, self.shift + 1),
             dx=integers(-self.shift, self.shift + 1),
-            top=integers(0, h) - self.cutout // 2,
-            left=integers(0, w) - self.cutout // 2,
+            **self._draw_blanks(count, size, generator),
         )
+        for view in range(1, self.views):
+            blanks = self._draw_blanks(count, size, generator)
+            choices.update({f"{name}{view}": values for name, values in blanks.items()})
+        if self.randaugment:
+            choices.update(draw_randaugment(count, self.randaugment, generator))
+        if self.photo:
+            choices.update(draw_photo(count, size, generator))
+        return choices
+
+    def _draw_blanks(self, count: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
+        """Where images are blanked, for `blank`."""
+        h, w = size
+        places = [torch.randint(0, side, (count,), generator=generator) - self.cutout // 2 for side in size]
+        choices = dict(zip(("top", "left"), places, strict=True))
         if self.erase:
             chance, area, log_ratio, y, x = torch.rand(5, count, generator=generator)
             area, ratio = (0.02 + 0.31 * area) * h * w, torch.exp((2 * log_ratio - 1) * math.log(1 / 0.3))
@@ -66,7 +88,7 @@ class Augment:
         return choices
 
     def apply(self, images: Tensor, choices: dict[str, Tensor]) -> Tensor:
-        """Flips and shifts uint8 images `(B, C, H, W)`. Cutout comes after normalising: `blank`."""
+        """Flips, shifts and distorts uint8 images `(B, C, H, W)`. Cutout comes after normalising: `blank`."""
         b, c, h, w = images.shape
         choices = {k: v.to(images.device) for k, v in choices.items()}
         if self.flip:
@@ -79,10 +101,16 @@ class Augment:
             index = torch.arange(b, device=images.device).view(b, 1, 1)
             # (B, H, W, C) -> (B, C, H, W)
             images = padded[index, :, rows.view(b, h, 1), cols.view(b, 1, w)].permute(0, 3, 1, 2)
+        if self.randaugment:
+            images = randaugment(images, choices["which"], choices["sign"], self.magnitude)
+        if self.photo:
+            images = photo(images, choices["uniform"], choices["noise"], self.photo)
         return images
 
-    def blank(self, images: Tensor, choices: dict[str, Tensor]) -> Tensor:
+    def blank(self, images: Tensor, choices: dict[str, Tensor], view: int = 0) -> Tensor:
         """Sets squares and rectangles of normalised images `(B, C, H, W)` to 0, the mean of the data set."""
+        if view:
+            choices = {name.removesuffix(str(view)): v for name, v in choices.items() if name.endswith(str(view))}
         if self.cutout:
             images = _fill(images, choices["top"], choices["left"], self.cutout, self.cutout)
         if self.erase:
@@ -138,7 +166,8 @@ def epoch_batches(
 
     Yields:
         Float images `(batch_size // world, C, *image_size)` in channels-last memory order, and labels: class indices, or
-        probabilities `(batch_size // world, K)` where images are mixed.
+        probabilities `(batch_size // world, K)` where images are mixed. With two views of each image there are twice as
+        many, the views of one image side by side.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(split), generator=generator)
@@ -148,13 +177,18 @@ def epoch_batches(
     for first in range(0, len(split) - batch_size + 1, batch_size):
         choices = augment.draw(batch_size, size, generator)
         mix_seed = int(torch.randint(2**62, (), generator=generator)) if mixes else 0
+        mixed = mixes and (augment.mix_prob >= 1 or torch.rand((), generator=generator).item() < augment.mix_prob)
         if first < start * batch_size:
             continue
         mine = {k: v[everyone] for k, v in choices.items()}
         index = order[first : first + batch_size][everyone].to(split.images.device)
         images, labels = augment.apply(split.images[index], mine), split.labels[index]
-        images = augment.blank(normalize(images, split.info.mean, split.info.std), mine)
+        images = normalize(images, split.info.mean, split.info.std)
+        views = [(augment.blank(images, mine, view), labels) for view in range(augment.views)]
+        if mixed:  # alike in all views
+            views = [augment.mix(*view, len(split.info.labels), mix_seed) for view in views]
         if mixes:
-            images, labels = augment.mix(images, labels, len(split.info.labels), mix_seed)
-            images, labels = images[rank::world], labels[rank::world]
+            views = [(images[rank::world], labels[rank::world]) for images, labels in views]
+        # (V, B, ...) -> (B V, ...)
+        images, labels = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*views, strict=True))
         yield resize(images, image_size), labels

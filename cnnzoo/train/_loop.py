@@ -155,7 +155,8 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     recipe, accelerator = run.recipe, run.accelerator
     augment = data.Augment(
         flip=recipe.flip, shift=recipe.shift, cutout=recipe.cutout, erase=recipe.erase, mixup=recipe.mixup,
-        cutmix=recipe.cutmix,
+        cutmix=recipe.cutmix, mix_prob=recipe.mix_prob, views=2 if recipe.dual else 1, randaugment=recipe.randaugment,
+        magnitude=recipe.magnitude, photo=recipe.photo,
     )  # fmt: skip
     batches = data.epoch_batches(
         split, recipe.batch_size, augment, seed=recipe.seed, epoch=run.epoch,

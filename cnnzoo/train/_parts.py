@@ -164,21 +164,27 @@ class Loss(nn.Module):
     (Hinton et al., 2015, arXiv:1503.02531), on the very images that the student sees (arXiv:2106.05237).
 
     Args:
-        recipe: `label_smoothing`, `distill` and `distill_temperature` are used.
+        recipe: `label_smoothing`, `distill`, `distill_temperature` and `dual` are used: with `dual`, images come in pairs,
+            and `dual` times the mean squared difference of the logits in a pair is added.
         teachers: Models in evaluation mode.
     """
 
     def __init__(self, recipe: Recipe, teachers: list[nn.Module]) -> None:
         super().__init__()
-        self.smoothing = recipe.label_smoothing
+        self.smoothing, self.dual = recipe.label_smoothing, recipe.dual
         self.share, self.temperature = recipe.distill, recipe.distill_temperature
         self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
 
     def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """Mean over the batch, of logits `(B, K)` against class indices `(B,)` or probabilities `(B, K)`."""
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        if not self.teachers:
-            return loss
+        if self.teachers:
+            loss = self._taught(loss, logits, images)
+        if self.dual:
+            loss = loss + self.dual * F.mse_loss(logits[0::2].float(), logits[1::2].float())
+        return loss
+
+    def _taught(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         t = self.temperature
         with torch.no_grad():
             said = torch.stack([teacher(images).float().div(t).softmax(1) for teacher in self.teachers]).mean(0)
