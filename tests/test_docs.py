@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_export
 import test_hub_faults
 import test_hub_strangers
+import test_system
+import test_weights_gate
 from helpers import HUB_NAME
 from loopback_hub import YOU
 
@@ -106,8 +109,9 @@ def results_table() -> str:
 
 
 def fault_table() -> str:
-    """What the tests of the Hub's faults prove, a row for each of them."""
-    tests = [t for module in (test_hub_faults, test_hub_strangers) for t in vars(module).values() if callable(t)]
+    """What the tests of faults prove, a row for each of those that has one."""
+    modules = (test_hub_faults, test_hub_strangers, test_weights_gate, test_export, test_system)
+    tests = [t for module in modules for t in vars(module).values() if callable(t)]
     rows = [t.fault_row for t in tests if hasattr(t, "fault_row")]
     return "\n".join(
         ["| what goes wrong | how it ends |", "|---|---|", *(f"| {fault} | {outcome} |" for fault, outcome in rows)]

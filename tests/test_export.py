@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from contract_models import need_numbers
 from helpers import MODELS, each, fill, images, is_large, native_size
+from hub_helpers import fault
 from torch import nn
 
 import cnnzoo
@@ -351,6 +352,7 @@ def test_a_missing_runtime_is_named_with_the_extra(tmp_path, monkeypatch):
         cnnzoo.load_exported(tmp_path / "model.onnx")
 
 
+@fault("an exported file with a flipped bit, or cut, or of somebody else", "`CheckpointError`; it is not opened")
 def test_half_a_file_and_an_altered_one_are_refused(file, tmp_path):
     content = file.read_bytes()
     path = tmp_path / file.name

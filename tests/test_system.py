@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from hub_helpers import fault
 from safetensors.torch import save_file
 
 import cnnzoo
@@ -49,6 +50,7 @@ def make_device(path):
 KINDS = dict(pipe=os.mkfifo, socket=make_socket, folder=os.mkdir, device=make_device)
 
 
+@fault("the name of an output is a pipe, a socket, a device or a folder", "an error; it is not replaced")
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch, kind, linked):
@@ -85,6 +87,7 @@ WRITERS = dict(
 )
 
 
+@fault("the disk is full while anything is written", "one line; the old file is as it was, and nothing half-written stays")
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_is_said_in_one_line_whichever_library_writes(tmp_path, writer):
     place = tmp_path / "disk"
@@ -111,6 +114,7 @@ NAMED = [
 ]  # fmt: skip
 
 
+@fault("a name of over 255 bytes, `~nosuchuser`, no permission", "one line that names it")
 @pytest.mark.parametrize("args", NAMED, ids=lambda args: " ".join(a[:12] for a in args))
 def test_names_that_the_system_refuses_are_one_short_line(args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -143,6 +147,7 @@ def test_every_refusal_names_the_path_the_reason_and_a_way_out():
 # -- streams and signals, in processes of their own -------------------------------------------------------------------------
 
 
+@fault("standard output or standard error is closed or full", "exit code 0 or 1; no traceback")
 def test_a_closed_or_full_stream_changes_no_exit_code_to_a_traceback(tmp_path):
     def shell(command):
         done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, timeout=600)
@@ -186,6 +191,7 @@ def test_control_c_while_the_package_is_imported_is_one_line_and_130():
     assert (started.returncode, stderr) == (130, "Error: stopped by Ctrl-C.\n")
 
 
+@fault("Ctrl-C, in a command or while it starts", "one line, exit code 130")
 def test_control_c_in_a_command_is_one_line_and_130(monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

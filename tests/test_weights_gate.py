@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers import HUB_NAME as NAME
+from hub_helpers import fault
 from safetensors.torch import load, save, save_file
 
 import cnnzoo
@@ -48,6 +49,10 @@ def test_bad_weights_are_refused_by_the_gate(kind):
         checkpoints.read_weights(BAD[kind], model, "weights.safetensors")
 
 
+@fault(
+    "weights that are not finite, or of other types, in a folder that is loaded or verified",
+    "`CheckpointError` that names them",
+)
 @pytest.mark.parametrize("kind", ["nan", "integers", "truths", "damaged"])
 def test_a_folder_with_bad_weights_is_refused_by_local_dir_verify_and_load_weights_alike(folder, quick, kind):
     path = folder / checkpoints.WEIGHTS
