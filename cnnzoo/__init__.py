@@ -21,7 +21,9 @@ __all__ = [
     "load_exported", "load_split", "predict", "results",
 ]  # fmt: skip
 
-_MODULES = ("bench", "drawings", "hub", "plots", "primitives", "recipes", "reproduce", "robustness", "train")
+_MODULES = (
+    "bench", "drawings", "evaluate", "hub", "memory", "plots", "primitives", "recipes", "reproduce", "robustness", "train",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:

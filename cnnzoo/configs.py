@@ -167,7 +167,7 @@ def load_model(config: Config, weights: bytes, where: str) -> nn.Module:
     overlay = dict(config.cfg, file=None, hf_hub_id=None, hf_hub_filename=None)
     model = timm.create_model(config.arch, pretrained_cfg_overlay=overlay, **config.args)
     model.load_state_dict(state, strict=True)
-    model.temperature = config.temperature
+    model.labels, model.temperature = config.cfg.get("label_names", ()), config.temperature
     return model.eval()
 
 

@@ -1,8 +1,8 @@
 """How good a model is: accuracy, loss, calibration."""
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .data import Split, normalize, resize
 from .errors import InputError
+from .inference import class_count, inference_form, unwrapped
 from .memory import keep_memory
 
 BATCH = 250  # images per forward pass; with 500 the activations of a small model are too large for the caches
@@ -36,17 +37,6 @@ class Metrics:
     confusion: tuple[tuple[int, ...], ...]
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode for the block, then back into the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def predict_logits(
     model: nn.Module,
     split: Split,
@@ -58,7 +48,7 @@ def predict_logits(
     """The model's outputs for every image of a split, in order, in fp32.
 
     Args:
-        model: Runs in evaluation mode, on the device it is on; its mode is restored.
+        model: Runs in evaluation mode, on the device it is on and in its number format; it is not changed.
         split: Any split of images that the model was made for.
         tta: Average the log-probabilities of each image and its mirror image.
         batch_size: Images per forward pass.
@@ -68,22 +58,23 @@ def predict_logits(
         `(N, num_classes)` on the CPU.
 
     Raises:
-        InputError: The split is empty.
+        InputError: The split is empty, or the model gives no logits.
+        CheckpointError: The outputs are not finite.
     """
     if len(split) == 0:
         raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
     keep_memory()
-    device = next(model.parameters()).device
+    form = inference_form(model)
     outputs = []
     starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)
-    with torch.inference_mode(), evaluation_mode(model):
-        for start in starts:
-            images = split.images[start : start + batch_size].to(device)
-            x = resize(normalize(images, split.info.mean, split.info.std), image_size)
-            logits = model(x).float()
-            if tta:
-                logits = averaged(logits, model(x.flip(3)).float())
-            outputs.append(logits.cpu())
+    device = next((p.device for p in model.parameters()), "cpu")
+    for start in starts:
+        images = split.images[start : start + batch_size].to(device)
+        x = resize(normalize(images, split.info.mean, split.info.std), image_size)
+        logits = form(x)
+        if tta:
+            logits = averaged(logits, form(x.flip(3)))
+        outputs.append(logits.cpu())
     return torch.cat(outputs)
 
 
@@ -138,9 +129,57 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = BATCH) -> Metrics:
     """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments.
 
-    A model whose checkpoint, or whose head, is for images of another size gets them scaled to it.
+    A model whose checkpoint, or whose head, is for images of another size gets them scaled to it. Class names that a model
+    has and those of the split have to be the same, but for their order and spelling; rows of the result are in the model's
+    order.
+
+    Raises:
+        InputError: The split's classes are not the model's.
     """
-    cfg = getattr(model, "pretrained_cfg", None) or {}
+    inner = unwrapped(model)
+    cfg = getattr(inner, "pretrained_cfg", None) or {}
+    if hasattr(inner, "labels"):
+        split = matched(split, inner.labels, class_count(inner))
     size = tuple(cfg["input_size"][1:]) if cfg.get("input_size") else None
     logits = predict_logits(model, split, tta=tta, batch_size=batch_size, image_size=size)
     return measure(logits, split.labels)
+
+
+def matched(split: Split, labels: tuple[str, ...], count: int) -> Split:
+    """The split with its labels renumbered as a model of `count` classes called `labels` (empty if unknown) has them.
+
+    Raises:
+        InputError: The split has a class that the model does not know.
+    """
+    theirs = split.info.labels
+    if theirs == labels or (not labels and len(theirs) == count):
+        return split
+    if not labels:
+        raise InputError(
+            f"{split.info.title} has {len(theirs)} classes, the model tells {count} apart. Choose what it was made for."
+        )
+    places = [class_index(name, labels) for name in theirs]
+    if strangers := [name for name, place in zip(theirs, places, strict=True) if place is None]:
+        raise InputError(
+            f"{split.info.title} has classes that the model does not know: {_listed(strangers)}. It knows {_listed(labels)}."
+            " Measure it on what it was trained on, or rename the classes."
+        )
+    return replace(split, labels=torch.tensor(places)[split.labels.cpu()], info=replace(split.info, labels=labels))
+
+
+def class_index(name: str, labels: tuple[str, ...]) -> int | None:
+    """The index of the label that `name` means: `ankle_boot` means `Ankle boot`, and `tshirt` means `T-shirt/top`."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[\W_]", "", text).lower()
+
+    wanted = plain(name)
+    for spelling in (plain, lambda label: plain(label.split("/")[0])):
+        for i, label in enumerate(labels):
+            if wanted and spelling(label) == wanted:
+                return i
+    return labels.index(name) if name in labels else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -5,6 +5,7 @@ Needs the extra `plot`. Colours are Okabe and Ito's, which colour-blind people c
 
 import hashlib
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import evaluate, published
-from .data import Split, create_transform, open_image
+from . import published
+from .data import Split
 from .errors import CheckpointError, CnnzooError, InputError, system_errors
 from .files import atomic
-from .predict import class_labels
+from .inference import class_count, class_labels, evaluation_copy, reader
+from .predict import predict
 
 try:
     from matplotlib.figure import Figure
@@ -33,6 +35,7 @@ _HUES = (
 _FAMILIES = tuple(zip(_HUES, "osD^vPX<>phd8*", strict=True))
 _TEXTBOOK = "textbook networks"
 _PROTOCOLS = {published.LAST: ("o", "#444444"), published.BEST: ("s", "#AAAAAA"), published.LEAKY: ("x", "#AAAAAA")}
+_MOST = 32  # pictures in a row, or rows of them: more could not be told apart, and would take minutes to draw
 _WIDTH = 8  # inches; at 100 dots each about the width of a README
 # What a line of metrics.jsonl may hold: name, legend, colour, style, factor.
 _CURVES = (
@@ -215,11 +218,11 @@ def feature_maps(model: nn.Module, image: Any, channels: int = 7) -> Figure:
         image: See `data.open_image`.
         channels: Maps per level.
     """
-    if channels < 1:
-        raise InputError(f"channels={channels} was given, 1 at least is needed. Pass channels=7, say.")
+    if not 1 <= channels <= _MOST:
+        raise InputError(f"channels={channels} was given, allowed is 1 to {_MOST}. Pass channels=7, say.")
     x = _input(model, image)
-    with torch.inference_mode(), evaluate.evaluation_mode(model):
-        levels = model.forward_intermediates(x, intermediates_only=True)
+    with torch.inference_mode():
+        levels = evaluation_copy(model).forward_intermediates(x, intermediates_only=True)
     figure, tiles = _tiles(len(levels) * (channels + 1), channels + 1, "What each level sees (most varied channels)")
     for i, maps in enumerate(levels):
         row = tiles[i * (channels + 1) : (i + 1) * (channels + 1)]
@@ -273,10 +276,11 @@ def class_activation(model: nn.Module, x: Tensor, label: int | None = None, leve
     if not -len(levels) <= level < len(levels):
         raise InputError(f"level={level} was given; there are {len(levels)} levels. Pass 0 to {len(levels) - 1}, or -1.")
     kept: list[Tensor] = []
-    handle = model.get_submodule(levels[level]).register_forward_hook(lambda module, args, out: kept.append(out))
+    form = evaluation_copy(model)
+    handle = form.get_submodule(levels[level]).register_forward_hook(lambda module, args, out: kept.append(out))
     try:
-        with torch.enable_grad(), evaluate.evaluation_mode(model):
-            logits = model(x)[0]
+        with torch.enable_grad():
+            logits = form(x)[0]
     finally:
         handle.remove()
     (slope,) = torch.autograd.grad(logits.max() if label is None else logits[label], kept[0])
@@ -293,8 +297,8 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "") -> 
         split: The images.
         count: How many to show.
     """
-    if count < 1:
-        raise InputError(f"count={count} was given, 1 at least is needed. Pass count=24, say.")
+    if not 1 <= count <= 6 * _MOST:
+        raise InputError(f"count={count} was given, allowed is 1 to {6 * _MOST}. Pass count=24, say.")
     if len(logits) != len(split):
         raise InputError(f"{len(logits)} outputs were given for {len(split)} images. Pass predict_logits(model, split).")
     confidence, guess = logits.softmax(1).max(1)
@@ -311,12 +315,32 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "") -> 
     return figure
 
 
-def steps(images: dict[str, Any]) -> Figure:
-    """Pictures in a row, each with its name and size, such as those of `data.photo_steps`."""
-    figure, tiles = _tiles(len(images), len(images), "From a photo to the data set's format", caption=0.4)
-    for axes, (name, image) in zip(tiles, images.items(), strict=True):
-        axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
-        axes.set_title(f"{name}\n{image.width}x{image.height}", fontsize=9)
+def answer(model: nn.Module, image: Any, photo: str = "auto", shown: int = 5) -> Figure:
+    """What `predict` does with an image: the steps that make a photo the model's input, and the answer, framed.
+
+    Args:
+        model: A classifier.
+        image: See `data.open_image`.
+        photo: What to do with it, see `inference.reader`.
+        shown: How many answers, the most probable first.
+    """
+    read = reader(model, photo)(image)
+    best = predict(model, image, topk=min(shown, class_count(model)), photo=photo)
+    pictures = read.steps
+    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    figure.suptitle("Treated as a photo of a garment" if read.photo else "Taken as it is")
+    top, bottom = figure.subfigures(1, 2, width_ratios=(2, 1))
+    for axes, (name, picture) in zip(top.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+        axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{name}\n{picture.width}x{picture.height}", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    axes = bottom.subplots()
+    names, values = zip(*reversed(best))
+    bars = axes.barh(names, [100 * v for v in values], color=[_BLUE] * (len(values) - 1) + [_GREEN])
+    axes.bar_label(bars, [f"{v:.1%}" for v in values], padding=3, fontsize=9)
+    axes.set(xlim=(0, 125), xticks=(0, 50, 100), xlabel="probability, %", title=f"Answer: {best[0][0]}")
+    if best.warnings:
+        figure.supxlabel("\n".join(textwrap.fill(w, 110) for w in best.warnings), fontsize=8, color=_RED)
     return figure
 
 
@@ -325,7 +349,7 @@ def steps(images: dict[str, Any]) -> Figure:
 
 def _input(model: nn.Module, image: Any) -> Tensor:
     """One image as the model takes it, `(1, C, H, W)`."""
-    return create_transform(model)(open_image(image))[None].to(next(model.parameters()))
+    return reader(model)(image).pixels[None].to(next(model.parameters()))
 
 
 def _pixels(x: Tensor) -> np.ndarray:

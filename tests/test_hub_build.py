@@ -32,7 +32,7 @@ def trained(name="resnet_tiny", **kwargs):
     """A model whose weights are not those of any checkpoint, and whose classes have names if there are three."""
     model = fill(cnnzoo.create_model(name, **kwargs)).eval()
     if model.num_classes == 3:
-        model.pretrained_cfg["label_names"] = ("cat", "dog", "eel")
+        model.labels = ("cat", "dog", "eel")
     return model
 
 

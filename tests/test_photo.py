@@ -1,5 +1,7 @@
 """Photos: every step to the data set's format, and that garments are named whatever the background."""
 
+import json
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -8,9 +10,10 @@ from PIL import Image, ImageOps
 
 import cnnzoo
 from cnnzoo.cli import main
-from cnnzoo.data import photo_steps
+from cnnzoo.data import in_format, photo_steps
+from cnnzoo.data._makers import makers_steps
 from cnnzoo.drawings import garments
-from cnnzoo.errors import InputError
+from cnnzoo.errors import InputError, UnknownNameError
 
 
 def as_photo(
@@ -25,7 +28,7 @@ def as_photo(
 
 
 def test_the_steps_are_the_published_ones_in_their_order():
-    steps = photo_steps(as_photo(garments()["Trouser"], light=True))
+    steps = makers_steps(as_photo(garments()["Trouser"], light=True))
     assert list(steps) == ["colour", "trim", "resize", "sharpen", "centre", "invert", "8-bit"]
     assert steps["trim"].size < steps["colour"].size
     assert max(steps["resize"].size) == 28 > min(steps["resize"].size)
@@ -35,7 +38,7 @@ def test_the_steps_are_the_published_ones_in_their_order():
 
 @pytest.mark.parametrize("light", [True, False], ids=["light", "dark"])
 def test_the_result_is_light_on_black_centred_and_fills_the_frame(light):
-    pixels = np.asarray(photo_steps(as_photo(garments()["Trouser"], light=light))["8-bit"])
+    pixels = np.asarray(makers_steps(as_photo(garments()["Trouser"], light=light))["8-bit"])
     assert pixels[[0, 0, -1, -1], [0, -1, 0, -1]].max() < 20
     assert pixels.max() > 100
     rows, columns = (pixels > 40).any(1).nonzero()[0], (pixels > 40).any(0).nonzero()[0]
@@ -45,18 +48,76 @@ def test_the_result_is_light_on_black_centred_and_fills_the_frame(light):
 
 def test_a_light_and_a_dark_background_give_the_same_but_for_rounding():
     light, dark = (
-        np.asarray(photo_steps(as_photo(garments()["Bag"], light=light, tint=(1, 1, 1)))["8-bit"], dtype=int)
+        np.asarray(makers_steps(as_photo(garments()["Bag"], light=light, tint=(1, 1, 1)))["8-bit"], dtype=int)
         for light in (True, False)
     )
     assert np.abs(light - dark).max() <= 8
 
 
+def as_it_is_in_the_data_set() -> np.ndarray:
+    image = np.zeros((28, 28), dtype=np.uint8)
+    image[1:27, 6:22] = 180
+    return image
+
+
 @pytest.mark.parametrize("light", [True, False], ids=["light", "dark"])
-def test_photos_of_the_drawn_garments_are_named_about_as_well_as_the_drawings(light):
+@pytest.mark.parametrize("photo", ["auto", "makers"])
+def test_photos_of_the_drawn_garments_are_named_about_as_well_as_the_drawings(light, photo):
     model = cnnzoo.create_model("resnext_small", pretrained=True)
-    answers = cnnzoo.predict(model, [as_photo(g, light=light) for g in garments().values()], photo=True)
+    answers = cnnzoo.predict(model, [as_photo(g, light=light) for g in garments().values()], photo=photo)
+    assert all(answer.photo for answer in answers)
     right = [best[0][0] == name for name, best in zip(garments(), answers, strict=True)]
     assert sum(right) >= 7
+
+
+def test_an_uneven_background_becomes_black_and_the_garment_keeps_its_place_and_a_margin():
+    photo = np.asarray(as_photo(garments()["Trouser"], light=True), dtype=float)
+    shade = np.linspace(0.75, 1, photo.shape[1])[None, :, None]  # darker from right to left
+    pixels = np.asarray(photo_steps(Image.fromarray((photo * shade).astype(np.uint8))).image)
+    assert pixels.shape == (28, 28)
+    assert not pixels[[0, -1]].any() and not pixels[:, [0, -1]].any()
+    rows = pixels.any(1).nonzero()[0]
+    assert (rows[0], rows[-1]) == (1, 26)
+
+
+def test_an_alpha_channel_is_the_outline_whatever_the_colours_beneath():
+    photo = as_photo(garments()["Bag"], light=False)
+    alpha = Image.fromarray((np.asarray(photo.convert("L")) > 20).astype(np.uint8) * 255)
+    noise = Image.effect_noise(photo.size, 90).convert("RGB")
+    found = []
+    for beneath in (noise, Image.new("RGB", photo.size, "white")):
+        image = Image.composite(photo, beneath, alpha)
+        image.putalpha(alpha)
+        found.append(np.asarray(photo_steps(image).image))
+    assert np.array_equal(*found)
+
+
+def test_an_image_in_format_goes_in_bit_for_bit(monkeypatch):
+    image = Image.fromarray(as_it_is_in_the_data_set())
+    assert in_format(image)
+    model = cnnzoo.create_model("resnext_small", pretrained=True)
+    assert cnnzoo.predict(model, image, topk=10) == cnnzoo.predict(model, image, topk=10, photo="never")
+    assert not cnnzoo.predict(model, image).photo
+    assert not in_format(ImageOps.invert(image)) and not in_format(image.resize((56, 56)))
+
+
+@pytest.mark.data
+def test_all_of_the_data_sets_own_images_are_in_format(fashion_mnist_dir):
+    images = cnnzoo.load_split("fashion_mnist", "test", data_dir=fashion_mnist_dir).images
+    assert all(in_format(Image.fromarray(image[0])) for image in images.numpy())
+
+
+def test_models_of_other_classes_get_pictures_as_they_are():
+    model = cnnzoo.create_model("lenet_tiny", num_classes=3)
+    photo = as_photo(garments()["Bag"], light=True)
+    assert cnnzoo.predict(model, photo, topk=3) == cnnzoo.predict(model, photo, topk=3, photo="never")
+    assert not cnnzoo.predict(model, photo).photo
+
+
+def test_another_word_for_photo_is_refused():
+    model = cnnzoo.create_model("lenet_tiny")
+    with pytest.raises(UnknownNameError, match="auto.*makers.*never"):
+        cnnzoo.predict(model, as_it_is_in_the_data_set(), photo=True)
 
 
 @given(
@@ -70,21 +131,24 @@ def test_any_picture_that_shows_something_becomes_28x28(width, height, mode, see
     pixels[0, 0], pixels[height // 2, width // 2] = 0, 255
     image = Image.fromarray(pixels)
     image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    result = photo_steps(image)["8-bit"]
-    assert (result.mode, result.size) == ("L", (28, 28))
+    for result in (photo_steps(image).image, makers_steps(image)["8-bit"]):
+        assert (result.mode, result.size) == ("L", (28, 28))
 
 
-def test_nothing_but_background_is_refused():
+@pytest.mark.parametrize("how", [photo_steps, makers_steps])
+def test_nothing_but_background_is_refused(how):
     with pytest.raises(InputError, match="nothing but its background"):
-        photo_steps(Image.new("RGB", (50, 50), (240, 240, 238)))
+        how(Image.new("RGB", (50, 50), (240, 240, 238)))
 
 
-def test_the_command_names_photos_and_draws_the_steps(tmp_path):
-    photo, out = tmp_path / "photo.jpg", tmp_path / "steps.png"
+def test_the_command_names_photos_says_so_and_draws_the_steps(tmp_path):
+    photo, out = tmp_path / "photo.png", tmp_path / "steps.png"
     as_photo(garments()["Trouser"], light=True).save(photo)
-    result = CliRunner().invoke(main, ["predict", str(photo), "--photo", "--show", str(out)])
+    result = CliRunner().invoke(main, ["predict", str(photo), "--show", str(out)])
     assert result.exit_code == 0, result.exception
-    assert "Trouser" in result.output
+    assert "Trouser" in result.output and "1 of 1 treated as a photo" in result.output
     with Image.open(out) as picture:
         assert picture.width == 800
-    assert CliRunner().invoke(main, ["predict", str(photo), "--show", str(out)]).exit_code == 2
+    result = CliRunner().invoke(main, ["predict", str(photo), "--photo", "never", "--json"])
+    (answer,) = json.loads(result.stdout)
+    assert answer["photo"] is False and answer["warnings"] == []

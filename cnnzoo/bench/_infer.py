@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import data, evaluate, exporting, registry
+from .. import data, exporting, registry
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError
+from ..inference import inference_form
 from ._timing import median_seconds
 
 BATCHES = (1, 64, 256, 1024)
@@ -106,11 +107,10 @@ def _form(model: nn.Module, form: str, scratch: Path, data_dir: str | Path | Non
 
 
 def _eager(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    model = model.eval()
+    form = inference_form(model)
 
     def call(images: Tensor) -> Tensor:
-        with torch.inference_mode(), evaluate.evaluation_mode(model):
-            return model(data.normalize(images, FASHION_MNIST.mean, FASHION_MNIST.std)).softmax(1)
+        return form(data.normalize(images, FASHION_MNIST.mean, FASHION_MNIST.std)).softmax(1)
 
     return call
 

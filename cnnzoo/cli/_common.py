@@ -12,7 +12,7 @@ from torch import nn
 from .. import data
 from ..datasets import trained_on
 from ..errors import CnnzooError, system_errors
-from ..predict import class_labels
+from ..inference import class_labels
 from ..process import INTERRUPTED, interruptible
 
 data_dir_option = click.option(
@@ -22,6 +22,14 @@ data_dir_option = click.option(
 )
 download_option = click.option(
     "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"
+)
+photo_option = click.option(
+    "--photo",
+    type=click.Choice(data.PHOTO),
+    default="auto",
+    show_default=True,
+    help="Models of Fashion-MNIST: auto makes its format of photos, makers does it by the steps of the data set's makers, "
+    "never takes images as they are.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option("--device", default="cpu", show_default=True, help="A torch device, such as cpu, cuda or mps.")
@@ -105,7 +113,7 @@ def images_for(
 
 def _named(network: nn.Module) -> bool:
     """Whether the classes of a model have names; else they are known by their number alone."""
-    return bool((getattr(network, "pretrained_cfg", None) or {}).get("label_names"))
+    return bool(getattr(network, "labels", ()))
 
 
 def _short(labels: Sequence[str]) -> str:

@@ -7,7 +7,16 @@ import click
 from tqdm import tqdm
 
 from ..errors import CnnzooError
-from ._common import data_dir_option, device_option, download_option, images_for, json_option, pretrained, table
+from ._common import (
+    data_dir_option,
+    device_option,
+    download_option,
+    images_for,
+    json_option,
+    photo_option,
+    pretrained,
+    table,
+)  # fmt: skip
 
 
 @click.command()
@@ -165,7 +174,9 @@ def eval_(
     if as_json:
         click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
         return
-    table(["class", "top-1"], [[label, f"{v:.1f} %"] for label, v in zip(images.info.labels, m.per_class, strict=True)])
+    labels = evaluate.matched(images, network.labels, network.num_classes).info.labels
+    seen = [sum(row) for row in m.confusion]
+    table(["class", "top-1"], [[label, f"{v:.1f} %"] for label, v, n in zip(labels, m.per_class, seen, strict=True) if n])
     click.echo(f"\ncross-entropy {m.loss:.4f}, expected calibration error {m.ece:.2f} %{', flip TTA' if tta else ''}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
@@ -174,34 +185,42 @@ def eval_(
 @click.argument("images", nargs=-1, required=True)
 @click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
 @click.option("--topk", default=3, show_default=True, help="Answers per image.")
-@click.option("--photo", is_flag=True, help="They are photos: treat them as Fashion-MNIST's makers treated theirs.")
-@click.option("--show", metavar="FILE", help="With --photo: draw the steps of the first one (needs the extra plot).")
+@photo_option
+@click.option("--show", metavar="FILE", help="Draw the steps and the answer of the first one (needs the extra plot).")
 @device_option
 @json_option
 def predict(
-    images: tuple[str, ...], model: str, topk: int, photo: bool, show: str | None, device: str, as_json: bool
+    images: tuple[str, ...], model: str, topk: int, photo: str, show: str | None, device: str, as_json: bool
 ) -> None:  # fmt: skip
-    """Name what IMAGES show: files of any size and mode; light on black is what the model knows."""
-    from .. import data
+    """Name what IMAGES show: photos of garments, or files of 28x28 pixels, light on black, which is what the model knows."""
     from ..predict import predict as classify
 
-    if show and not photo:
-        raise click.UsageError("--show draws the steps of --photo; give both.")
     network = pretrained(model, device)
     answers = classify(network, list(images), topk=topk, photo=photo)
     if show:
         from .. import plots
 
-        plots.save(plots.steps(data.photo_steps(images[0])), show)
+        plots.save(plots.answer(network, images[0], photo), show)
     if as_json:
         found = [
-            dict(image=image, answers=[dict(label=label, probability=round(p, 4)) for label, p in best])
+            dict(
+                image=image,
+                answers=[dict(label=label, probability=round(p, 4)) for label, p in best],
+                photo=best.photo,
+                warnings=list(best.warnings),
+            )
             for image, best in zip(images, answers, strict=True)
         ]
         click.echo(json.dumps(found, indent=2))
         return
     rows = [[image, *(f"{label} {p:.1%}" for label, p in best)] for image, best in zip(images, answers, strict=True)]
     table(["image", "first", "second", "third", *(f"{i}th" for i in range(4, topk + 1))][: topk + 1], rows)
+    photos = sum(best.photo for best in answers)
+    if photos:
+        click.echo(f"\n{photos} of {len(answers)} treated as a photo: not 28x28 on black (--photo never: as they are).")
+    for image, best in zip(images, answers, strict=True):
+        for warning in best.warnings:
+            click.echo(f"{image}: {warning}")
 
 
 COMMANDS = (demo, list_, info, summary_, eval_, predict)

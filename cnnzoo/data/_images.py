@@ -1,6 +1,7 @@
 """From an image of any kind to a model's input; the one place that looks at images one at a time."""
 
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -84,7 +85,7 @@ def read_images(
     bar = tqdm(zip(names, sources, strict=True), total=len(names), desc="reading images", leave=False, disable=None)
     for i, (name, source) in enumerate(bar):
         try:
-            images[len(good)] = transform(open_image(source))
+            images[len(good)] = transform(open_image(source, image_size[0]))
             good.append(i)
         except InputError as e:
             reasons[name] = str(e)
@@ -99,35 +100,45 @@ def read_images(
 
 
 class ToMode(nn.Module):
-    """Any PIL image to 8-bit grayscale (`"L"`) or colour (`"RGB"`). What is transparent becomes black."""
+    """`to_mode` as a step of a torchvision transform."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()
         self.mode = mode
 
     def forward(self, image: Image.Image) -> Image.Image:
-        if image.mode.startswith(("I", "F")):
-            image = _to_8_bit(image)
-        if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
-            image = image.convert(image.mode.upper())
-        if image.mode == "LAB":
-            raise InputError("An image of mode LAB was given, which Pillow cannot convert. Make it RGB with PIL.ImageCms.")
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
-        return image.convert(self.mode)
+        return to_mode(image, self.mode)
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Any PIL image to 8-bit grayscale (`"L"`), colour (`"RGB"`), or colour with alpha (`"RGBA"`).
+
+    Without an alpha channel what is transparent becomes black.
+    """
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bit(image)
+    if image.mode in ("La", "RGBa"):  # premultiplied, which Pillow converts to its own kind only
+        image = image.convert(image.mode.upper())
+    if image.mode == "LAB":
+        raise InputError("An image of mode LAB was given, which Pillow cannot convert. Make it RGB with PIL.ImageCms.")
+    if image.has_transparency_data and mode != "RGBA":
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
+    return image.convert(mode)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow clips wide modes to 255. 16-bit files open as I;16 or I; F is [0, 1] by custom, or [0, 255].
+    # Pillow clips wide modes to 255. 16-bit files open as I;16 or I; F is [0, 1], as arrays are.
     values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise InputError("The image holds NaN or infinite pixels, finite ones are needed. Clean it with numpy.nan_to_num.")
-    if image.mode == "F":
-        top = 1.0 if values.max() <= 1 else 255.0
-    else:
+    if image.mode != "F":
         top = 65535.0 if image.mode != "I" or values.max() > 255 else 255.0
-    return Image.fromarray(((values / top).clip(0, 1) * 255).round().astype(np.uint8))
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(
+                f"An image of mode {image.mode} with values from {values.min():.0f} to {values.max():.0f} was given, "
+                "allowed is 0 to 255 or 0 to 65535. Scale it to that."
+            )
+        values = values / top
+    return Image.fromarray(_to_bytes(values, "image"))
 
 
 class FitPad(nn.Module):
@@ -140,34 +151,44 @@ class FitPad(nn.Module):
 
     def forward(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        scale = min(height / image.height, width / image.width)
-        if min(image.height, image.width) * scale < 0.5:
-            raise InputError(
-                f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height} nothing would "
-                "be left of its short side. Crop it to what it shows."
-            )
+        check_shape(image, width, height)
         if image.size == (width, height):
             return image
         return ImageOps.pad(image, (width, height), method=self.method, color=0)
 
 
-def open_image(source: Any) -> Image.Image:
-    """A PIL image from a path, an open binary file, a PIL image, a NumPy array or a tensor.
+def check_shape(image: Image.Image, width: int, height: int) -> None:
+    """Refuses an image of which nothing would be left, scaled to fit `width` and `height`.
+
+    Raises:
+        InputError: It is too elongated.
+    """
+    scale = min(height / image.height, width / image.width)
+    if min(image.height, image.width) * scale < 0.5:
+        raise InputError(
+            f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height} nothing would "
+            "be left of its short side. Crop it to what it shows."
+        )
+
+
+def open_image(source: Any, channels: int = 1) -> Image.Image:
+    """A PIL image, read whole and turned upright, from a path, an open binary file, a PIL image, a NumPy array or a tensor.
 
     Args:
         source: Arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1 or 3 channels; uint8, or float in [0, 1].
+        channels: What the image is for: 3, or 1. For 1 an array `(3, H, W)` is refused, since it may well be three images.
 
     Raises:
-        InputError: It is none of these, is not readable, is empty, or holds NaN.
+        InputError: It is none of these, is not readable, is empty, or holds what is no pixel, such as NaN.
     """
     if isinstance(source, Image.Image):
-        image = source
+        image = _upright(source, "The image")
     elif isinstance(source, (str, os.PathLike)):
-        image = _open_file(Path(source))
+        image = _open_file(source)
     elif hasattr(source, "read"):
         image = _decode(source, "The file")
     elif isinstance(source, (np.ndarray, Tensor)):
-        image = _from_array(source)
+        image = _from_array(source, channels)
     else:
         raise InputError(
             f"A {type(source).__name__} was given as an image. Pass a path, a PIL image, a NumPy array or a tensor."
@@ -177,12 +198,20 @@ def open_image(source: Any) -> Image.Image:
     return image
 
 
-def _open_file(path: Path) -> Image.Image:
-    if path.is_dir():
+def _open_file(source: str | os.PathLike) -> Image.Image:
+    try:
+        path = Path(source).expanduser()
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{source} does not exist. Check the spelling, or pass an existing image file.") from None
+    except (OSError, ValueError, RuntimeError, TypeError) as e:  # a null byte, ~nosuchuser, a path in bytes
+        reason = getattr(e, "strerror", None) or e
+        raise InputError(f"{str(source)[:300]} cannot be opened ({reason}). Pass the path of an image file.") from e
+    if stat.S_ISDIR(found.st_mode):
         raise InputError(f"{path} is a folder, an image file is needed. Pass the files in it, such as {path}/*.png.")
-    if not path.exists():
-        raise InputError(f"{path} does not exist. Check the spelling, or pass an existing image file.")
-    if path.is_file() and path.stat().st_size == 0:
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe may never end
+        raise InputError(f"{path} is a pipe or a device, an image file is needed. Write what it gives into a file first.")
+    if found.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes), an image file is needed. Copy or export it again.")
     return _decode(path, str(path))
 
@@ -190,8 +219,9 @@ def _open_file(path: Path) -> Image.Image:
 def _decode(file: Any, name: str) -> Image.Image:
     try:
         with Image.open(file) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+            return _upright(image, name)
+    except InputError:
+        raise
     except UnidentifiedImageError as e:
         raise InputError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from e
     except Image.DecompressionBombError as e:
@@ -200,29 +230,58 @@ def _decode(file: Any, name: str) -> Image.Image:
         raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
 
 
-def _from_array(array: np.ndarray | Tensor) -> Image.Image:
-    array = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    shape = array.shape
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """The image with all its pixels, turned as the camera says."""
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Exception as e:  # cut off, closed, or whatever its format's reader raises
+        raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
+
+
+def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:
+    array = _numbers(array) if isinstance(array, Tensor) else array
+    shape = tuple(array.shape)
+    if array.ndim == 3 and shape[0] == 3 and channels != 3:
+        raise InputError(
+            f"An array of shape {shape} was given, which may be three images or one of three channels. Pass three as a "
+            "list, such as list(array), and one as (H, W, C)."
+        )
     if array.ndim == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]  # (H, W, 1) -> (H, W)
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] == 3):
         raise InputError(
-            f"An array of shape {tuple(shape)} was given as one image. Pass (H, W), (H, W, C) or (C, H, W) with 1 or 3 "
+            f"An array of shape {shape} was given as one image. Pass (H, W), (H, W, C) or (C, H, W) with 1 or 3 "
             "channels; several images go in a list."
         )
     if 0 in array.shape:
-        raise InputError(f"An array of shape {tuple(shape)} holds no pixels. Pass at least one.")
+        raise InputError(f"An array of shape {shape} holds no pixels. Pass at least one.")
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise InputError("An array with masked pixels was given, all are needed. Fill them: array.filled(0).")
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise InputError(f"An array of type {array.dtype} was given. Pass uint8 (0 to 255) or float (0 to 1).")
-        if not np.isfinite(array).all():
-            raise InputError("The array holds NaN or infinite pixels. Clean it with numpy.nan_to_num.")
-        if array.min() < 0 or array.max() > 1:
-            raise InputError(
-                f"A float array from {array.min():g} to {array.max():g} was given, allowed is 0 to 1. Scale it, and leave "
-                "normalising with mean and std to cnnzoo."
-            )
-        array = (array * 255).round().astype(np.uint8)
+        array = _to_bytes(array, "array")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+        kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+        raise InputError(f"A {kind} tensor was given as an image, a plain one is needed. Pass uint8 or float pixels.")
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
+
+
+def _to_bytes(values: np.ndarray, kind: str) -> np.ndarray:
+    """Pixels in [0, 1] to 8 bits."""
+    if not np.isfinite(values).all():
+        raise InputError(f"The {kind} holds NaN or infinite pixels, finite ones are needed. Clean it with numpy.nan_to_num.")
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(
+            f"A float {kind} from {values.min():g} to {values.max():g} was given, allowed is 0 to 1. Scale it, and leave "
+            "normalising with mean and std to cnnzoo."
+        )
+    return (values * 255).round().astype(np.uint8)

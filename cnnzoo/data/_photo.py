@@ -1,66 +1,158 @@
-"""From a product photo to Fashion-MNIST's own format, by the steps that its makers publish (arXiv:1708.07747, section 2).
+"""From a photo of a garment to Fashion-MNIST's format: find the garment, make the rest black, shrink it to 28x28."""
 
-They started from pictures of 51x73 pixels on a plain background.
-"""
-
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 
 from ..errors import InputError
-from ._images import ToMode, open_image
+from ._images import check_shape, open_image, to_mode
+from ._makers import makers_steps
 
-_SIDE = 28
-_SOURCE = (51, 73)  # pixels of the pictures that the data set was made of
-_CLOSE = 0.05 * 255  # how far from the background's colour an edge may be and still is background
+PHOTO = ("auto", "makers", "never")
+SIDE = 28
+_INNER = 26  # pixels of the longer side of the garment; one pixel of black stays on either side
+_WORK = 320  # pixels of the longer side at which the garment is looked for; more only take longer
+_BLACK = 32  # of 255: what counts as black at the border of an image in format
+_NOTHING = 6.0  # of 441, the distance of black and white: less is noise, and no garment
+_PART = 0.1  # of the area of the largest part: smaller ones are not of the garment
+_DULL = 110  # of 255: a garment whose mean is darker is brightened to it
+_CLEAR = 0.02  # share of transparent pixels from which on the alpha channel is the garment's outline
 
 
-def photo_steps(photo: Any) -> dict[str, Image.Image]:
-    """Turns a photo of one garment on a plain background into what the data set would have made of it.
+@dataclass(frozen=True)
+class Photo:
+    """What was made of a photo.
+
+    Attributes:
+        steps: What came out of each step, by its name, in order; the last is 28x28, light on black, mode `"L"`.
+        warnings: What makes an answer doubtful, and what can be done about it.
+    """
+
+    steps: dict[str, Image.Image]
+    warnings: tuple[str, ...]
+
+    @property
+    def image(self) -> Image.Image:
+        return list(self.steps.values())[-1]
+
+
+def in_format(image: Image.Image) -> bool:
+    """Whether an image is as Fashion-MNIST's are: 28x28, and at least a quarter of its border black, as in all of them."""
+    if image.size != (SIDE, SIDE):
+        return False
+    border = _border(np.asarray(to_mode(image, "L")), 1)
+    return bool((border <= _BLACK).mean() >= 0.25)
+
+
+def photo_steps(photo: Any, how: str = "auto") -> Photo:
+    """Turns a photo of one garment into an image in Fashion-MNIST's format.
 
     Args:
-        photo: See `open_image`; any size and mode, a light or a dark background. What is transparent is black.
-
-    Returns:
-        What came out of each step, by its name, in order; the last, `"8-bit"`, is 28x28, light on black, mode `"L"`.
+        photo: See `open_image`; any size and mode.
+        how: `"auto"`: the background is a plane fitted over the border's colours; what differs from it and is not connected
+            to the edge is the garment; the rest becomes black; the garment is cropped, shrunk by averaging and brightened
+            where it is dark. An alpha channel with transparent parts is the outline. `"makers"`: the steps that the makers
+            of the data set publish, see `makers_steps`.
 
     Raises:
         InputError: It is no image, or shows nothing but background.
     """
-    steps = dict(colour=ToMode("RGB")(open_image(photo)))
-    background = _background(steps["colour"])
-    steps["trim"] = _trim(steps["colour"], background)
-    steps["resize"] = _resize(steps["trim"])
-    steps["sharpen"] = steps["resize"].filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
-    steps["centre"] = ImageOps.pad(
-        steps["sharpen"], (_SIDE, _SIDE), color=tuple(background), method=Image.Resampling.NEAREST
-    )
-    light = np.mean(background) > 127
-    steps["invert"] = ImageOps.invert(steps["centre"]) if light else steps["centre"]
-    steps["8-bit"] = steps["invert"].convert("L")
-    return steps
+    image = open_image(photo)
+    check_shape(image, SIDE, SIDE)
+    if how == "makers":
+        return Photo(makers_steps(image), ())
+
+    small = _shrunk(image)
+    outline = _alpha(small)
+    colour = to_mode(small, "RGB")
+    pixels = np.asarray(colour, dtype=np.float32)  # (H, W, 3)
+    if outline is None:
+        plane = _plane(pixels)
+        distance = np.sqrt(((pixels - plane) ** 2).sum(2))  # (H, W)
+        found = _differs(distance)
+        light = plane.mean() > 127
+    else:
+        found, light = outline, False
+    mask = _largest(found)
+    gray = np.asarray(colour.convert("L"), dtype=np.float32)
+    gray = np.where(mask, 255 - gray if light else gray, 0)
+    mean = gray[mask].mean()
+    if mean < _DULL:
+        gray = (gray * (_DULL / max(mean, 1))).clip(0, 255)
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    cut = Image.fromarray(gray.round().astype(np.uint8)).crop(box)
+    steps = dict(photo=colour, garment=Image.fromarray(mask.astype(np.uint8) * 255), cut=cut)
+    steps["28x28"] = _centred(cut)
+    return Photo(steps, ())
 
 
-def _background(image: Image.Image) -> list[int]:
-    """The colour of the corners: per channel the median of the four, so that one of them may show the garment."""
-    pixels = np.asarray(image)
-    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]  # (4, 3)
-    return [int(v) for v in np.median(corners, axis=0)]
+def _shrunk(image: Image.Image) -> Image.Image:
+    longest = max(image.size)
+    image = to_mode(image, "RGBA" if image.has_transparency_data else "RGB")
+    if longest <= _WORK:
+        return image
+    scale = _WORK / longest
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BOX)
 
 
-def _trim(image: Image.Image, background: list[int]) -> Image.Image:
-    far = np.abs(np.asarray(image, dtype=np.int16) - np.array(background)).max(2) > _CLOSE  # (H, W)
-    rows, columns = far.any(1).nonzero()[0], far.any(0).nonzero()[0]
-    if not len(rows):
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    if image.mode != "RGBA":
+        return None
+    solid = np.asarray(image)[..., 3] >= 128
+    return solid if (~solid).mean() >= _CLEAR else None
+
+
+def _border(pixels: np.ndarray, width: int) -> np.ndarray:
+    """The pixels within `width` of the edge of `(H, W, ...)`, `(N, ...)`."""
+    inner = np.zeros(pixels.shape[:2], dtype=bool)
+    inner[width:-width, width:-width] = True
+    return pixels[~inner]
+
+
+def _plane(pixels: np.ndarray) -> np.ndarray:
+    """The background `(H, W, 3)`: per channel a plane over the border, fitted again without what is far from the first."""
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    terms = np.stack([np.ones_like(x), x, y], 2)  # (H, W, 3 terms)
+    ring = max(1, round(0.02 * min(height, width)))
+    a, b = _border(terms, ring), _border(pixels, ring)
+    keep = np.abs(b - np.median(b, 0)).max(1)
+    keep = keep <= np.quantile(keep, 0.75)
+    for _ in range(3):
+        fit = np.linalg.lstsq(a[keep], b[keep], rcond=None)[0]
+        off = np.abs(a @ fit - b).max(1)
+        keep = off <= max(8.0, 2.5 * np.median(off))
+    return terms @ fit
+
+
+def _differs(distance: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    if distance.max() < _NOTHING:
         raise InputError("The photo shows nothing but its background. Pass one with a garment that stands out from it.")
-    return image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    root = np.sqrt(distance)  # otherwise a garment's boldest parts alone would be called different
+    return ndimage.binary_fill_holes(root > threshold_otsu(root))
 
 
-def _resize(image: Image.Image) -> Image.Image:
-    """To a longest edge of 28 by leaving out rows and columns, from no more of them than the data set's makers had."""
-    if image.width > _SOURCE[0] or image.height > _SOURCE[1]:
-        image = ImageOps.contain(image, _SOURCE, method=Image.Resampling.BOX)
-    scale = _SIDE / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST)
+def _largest(found: np.ndarray) -> np.ndarray:
+    from skimage.measure import label
+
+    parts = label(found, connectivity=2)
+    areas = np.bincount(parts.ravel())[1:]
+    if not len(areas):
+        raise InputError("The photo shows nothing but transparency. Pass one with a garment in it.")
+    kept = np.flatnonzero(areas >= _PART * areas.max()) + 1
+    return np.isin(parts, kept)
+
+
+def _centred(cut: Image.Image) -> Image.Image:
+    scale = _INNER / max(cut.size)
+    size = (max(1, round(cut.width * scale)), max(1, round(cut.height * scale)))
+    small = cut.resize(size, Image.Resampling.BOX)
+    out = Image.new("L", (SIDE, SIDE))
+    out.paste(small, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    return out

@@ -59,7 +59,8 @@ def fitted(images: Tensor, image_size: tuple[int, int, int]) -> Tensor:
     """Images `(N, C, H, W)` as `(N, *image_size)`, made to fit as any picture is; as they are where they fit."""
     if tuple(images.shape[1:]) == image_size:
         return images
-    return read_images(images, [str(i) for i in range(len(images))], image_size, place="memory")[0]
+    sources = (image.permute(1, 2, 0) for image in images)  # (C, H, W) -> (H, W, C)
+    return read_images(sources, [str(i) for i in range(len(images))], image_size, place="memory")[0]
 
 
 # -- torchvision ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from .. import checkpoints, data, registry
 from ..datasets import trained_on
 from ..errors import CheckpointError, CnnzooError, InputError, system_errors, unknown
 from ..files import atomic
-from ..predict import class_labels
+from ..inference import class_labels, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import make_pipeline
 from ._seal import sealed
@@ -133,8 +133,9 @@ def _facts(network: nn.Module) -> dict[str, Any]:
         labels=list(class_labels(network)),
         mean=list(cfg.get("mean", (0.0,))),
         std=list(cfg.get("std", (1.0,))),
-        temperature=float(getattr(network, "temperature", 1.0)),
+        temperature=temperature(network),
         architecture=cfg.get("architecture") or type(network).__name__,
+        input_size=[network.in_chans, *cfg["input_size"][1:]] if "input_size" in cfg else None,
         dataset=trained_on(cfg.get("tag") or "") or None,
         source=source,
         source_sha256=checkpoints.metrics(source)["sha256"] if source else None,

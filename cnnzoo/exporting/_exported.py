@@ -1,6 +1,7 @@
 """Opening exported files."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from .. import data
 from ..errors import CheckpointError, CnnzooError, InputError, system_errors
+from ..inference import checked
 from ._formats import _EXTRA, FACTS
 from ._seal import check_seal
 
@@ -29,20 +33,30 @@ class Exported:
         self.labels = tuple(facts["labels"])
 
     def run(self, images: Any) -> list[np.ndarray]:
-        """The file's raw outputs for an array: logits `(B, K)` and, with preprocessing inside, probabilities `(B, K)`."""
-        return self._run(_batch(images, self.facts))
+        """The file's raw outputs for images: logits `(B, K)` and, with preprocessing inside, probabilities `(B, K)`.
+
+        Raises:
+            InputError: The array has another type or shape, or is empty.
+            CheckpointError: An output is not finite.
+        """
+        outputs = self._run(_batch(images, self.facts))
+        for output in outputs:
+            checked(torch.from_numpy(output))
+        return outputs
 
     def predict(self, images: Any) -> tuple[list[str], np.ndarray]:
         """What images show.
 
         Args:
-            images: uint8, `(H, W)`, `(B, H, W)` or `(B, C, H, W)`; of a file without preprocessing normalised float32.
+            images: uint8, `(H, W)`, `(B, H, W)` or `(B, C, H, W)`; of a file without preprocessing normalised float32. Or a
+                PIL image or a path, or a list of these, which are scaled to fit, as `predict(..., photo="never")` does it.
 
         Returns:
             A label per image, and the probabilities of all classes `(B, K)`.
 
         Raises:
-            InputError: The array has another type or shape, or is empty.
+            InputError: The array has another type or shape, or is empty, or an image cannot be read.
+            CheckpointError: An output is not finite.
         """
         outputs = self.run(images)
         logits = outputs[0]
@@ -115,14 +129,22 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
     """What a caller gave as images, as a contiguous batch `(B, C, H, W)`.
 
     Raises:
-        InputError: Its type or shape is none that the file takes, or it is empty.
+        InputError: Its type or shape is none that the file takes, it is empty, or an image cannot be read.
     """
+    sources = list(array) if isinstance(array, (list, tuple)) else [array]
+    if sources and all(isinstance(source, (str, os.PathLike, Image.Image)) for source in sources):
+        array = _pixels(sources, facts)
     array = np.asarray(array)
     kind = np.uint8 if facts["preprocess"] else np.float32
     if array.dtype != kind:
         raise InputError(f"An array of type {array.dtype} was given, {np.dtype(kind)} is needed. Convert it with .astype.")
     limits = facts["limits"]
     if facts["preprocess"] and limits[1][1] == 1 and array.ndim in (2, 3):
+        if array.ndim == 3 and len(array) == 3:
+            raise InputError(
+                f"An array of shape {array.shape} was given, which may be three images or one of three channels. Pass three "
+                "as (3, 1, H, W)."
+            )
         array = array.reshape(-1, 1, *array.shape[-2:])  # (H, W) or (B, H, W) -> (B, 1, H, W)
     if array.ndim != 4 or not all(least <= n <= most for n, (least, most) in zip(array.shape, limits)):
         ranges = dict(zip("BCHW", limits))
@@ -130,3 +152,15 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
         free = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in ranges.items() if least < most)
         raise InputError(f"An array of shape {array.shape} was given, needed is ({shape}) with {free}. Resize or split it.")
     return np.ascontiguousarray(array)
+
+
+def _pixels(sources: list[Any], facts: dict[str, Any]) -> np.ndarray:
+    """Images of any kind as uint8 `(B, C, H, W)`, by the reader that all others use."""
+    if not facts["preprocess"]:
+        raise InputError(
+            "Images were given to a file without preprocessing, which takes normalised arrays. Export it with it."
+        )
+    if "input_size" not in facts:
+        raise InputError("The file does not say which size it takes. Export it again, or pass arrays (B, C, H, W).")
+    names = [str(i) for i in range(len(sources))]
+    return data.read_images(sources, names, tuple(facts["input_size"]), place="the list")[0].numpy()

@@ -7,6 +7,7 @@ from timm.layers import ConvNormAct
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from .. import inference
 from ..errors import InputError
 from ..layers import ConvAct, PreActBlock
 
@@ -20,6 +21,7 @@ class Pipeline(nn.Module):
         input_size: Channels, height, width that the model is made for.
         dtype: Of the arithmetic.
         preprocess: Take uint8 images and give (logits, probabilities); otherwise normalised ones, and logits alone.
+        temperature: What logits are divided by before they are taken for probabilities.
 
     Shape: `(B, C, H, W)` to `(B, K)`, fp32.
     """
@@ -32,13 +34,14 @@ class Pipeline(nn.Module):
         input_size: tuple[int, int, int],
         dtype: torch.dtype,
         preprocess: bool,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.input_size, self.dtype, self.preprocess = input_size, dtype, preprocess
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        self.temperature = float(getattr(model, "temperature", 1.0))
+        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         if not self.preprocess:
@@ -64,7 +67,7 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
     folded = fold_batch_norms(copy.deepcopy(inner).cpu().eval().requires_grad_(False)).to(dtype)
     size = (inner.in_chans, *cfg["input_size"][1:])
     mean, std = (tuple(cfg[k]) * (size[0] if len(cfg[k]) == 1 else 1) for k in ("mean", "std"))
-    return Pipeline(folded, mean, std, size, dtype, preprocess).eval()
+    return Pipeline(folded, mean, std, size, dtype, preprocess, inference.temperature(inner)).eval()
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:

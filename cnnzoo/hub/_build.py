@@ -14,13 +14,12 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from .. import checkpoints, registry, summary
+from .. import checkpoints, inference, registry, summary
 from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, write_json
 from ..metrics import check_metrics
-from ..predict import class_labels
 from ..recipes import completed
 from ..version import __version__
 from ._card import CUSTOM, card, facts, full_name, widened
@@ -117,7 +116,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
         raise CheckpointError(f"{bad[0]} of the model has numbers that are not finite. Train again, from good weights.")
-    names = tuple(class_labels(model) if labels is None else labels)
+    names = tuple(inference.class_labels(model) if labels is None else labels)
     if len(names) != model.num_classes or not all(isinstance(n, str) for n in names):
         raise CheckpointError(
             f"{len(names)} labels were given for {model.num_classes} classes; needed is one text for each. Pass "

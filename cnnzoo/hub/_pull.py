@@ -21,7 +21,7 @@ from ..configs import MAX_CONFIG, Config, empty_model, load_model, read_config, 
 from ..data import create_transform
 from ..errors import CheckpointError, HubError
 from ..files import atomic
-from ..predict import class_labels
+from ..inference import class_labels
 from ._folder import CONFIG
 from ._push import digests
 

@@ -17,13 +17,14 @@ from .. import checkpoints
 from ..datasets import FASHION_MNIST
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
+from ._earned import Earned
 from ._input import check_input, describe_input
 from ._levels import cut_after, feature_wrapper, find_levels, steps_to, take_indices
 
 torch.fx.wrap("check_input")  # one opaque call for torch.fx, which would trip over the conditions inside
 
 
-class ConvNet(nn.Module):
+class ConvNet(Earned):
     """A convolutional classifier of three parts: stem, stages, head.
 
     A family's class calls this constructor, builds its stem and stages, and hands them to `assemble`.
@@ -43,8 +44,7 @@ class ConvNet(nn.Module):
         head_hidden_size: Width of what the classifier sees.
         feature_info: One entry per feature level, finest first: of each reduction the last map.
         base_model: The Hub's name of the checkpoint that the weights were loaded from, None if there was none.
-        temperature: What logits are divided by before they are taken for probabilities; 1, or what the checkpoint's
-            calibration found. `forward` gives logits as they are.
+        labels, temperature: Names of the classes and the checkpoint's calibration, see `Earned`.
 
     Shape: `(B, in_chans, H, W)` to `(B, num_classes)`.
 
@@ -52,7 +52,6 @@ class ConvNet(nn.Module):
         InputError: On `forward`, for images it cannot take; the message says which it can.
     """
 
-    temperature = 1.0
     base_model = None
     residual = True  # whether drop_path_rate has blocks to act on
 
@@ -245,7 +244,6 @@ class ConvNet(nn.Module):
         # The head may have no parameters left, so the whole model says where to put the new ones.
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.num_classes = num_classes
-        self.temperature = 1.0
         self.global_pool = self.head.pool_type
         self.head_hidden_size = self.head.num_features
         self._set_limits()
@@ -323,9 +321,13 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
         elif model.pretrained_cfg.get("source") == "hf-hub":
             model.base_model = model.pretrained_cfg["hf_hub_id"]
     if pretrained and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
+        # A file of the caller's, given as an overlay, has the labels that come with it and no others.
+        theirs = not model.pretrained_cfg.get("source") and name is None
+        cfg = (row.get("pretrained_cfg_overlay") or {}) if theirs else model.pretrained_cfg
+        model.labels = cfg.get("label_names") or ()
         if name is not None:
             model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
-        elif model.pretrained_cfg.get("source"):  # a Hub repository or a folder, by name; not a file of the caller's
+        elif not theirs:
             model.temperature = checkpoints.temperature_of(model.pretrained_cfg)
     return model
 

@@ -1,0 +1,184 @@
+"""A model in use: the one place that says how it is run, what its classes are called, and what it cannot answer.
+
+A model that is given is never changed, not even for a moment: other threads may be using it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
+from .datasets import FASHION_MNIST
+from .errors import CheckpointError, InputError, unknown
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside of `torch.compile`'s wrapper, or those of parallel training."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, without a change to `model`.
+
+    It is a copy of the tree of modules that shares parameters and buffers, so it costs next to nothing and is made anew for
+    each use. A compiled model in evaluation mode is returned as it is, and one in training mode is run uncompiled.
+    """
+    if unwrapped(model) is not model and not any(m.training for m in model.modules()):
+        return model
+    if isinstance(model, torch.jit.ScriptModule):
+        return model.copy().eval()
+    return _copied(unwrapped(model), {})
+
+
+def _copied(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in done:  # one module in two places
+        return done[id(module)]
+    copy = done[id(module)] = object.__new__(type(module))
+    # Hooks that are put on the copy do not belong on the model.
+    state = {k: OrderedDict(v) if isinstance(v, OrderedDict) else v for k, v in vars(module).items()}
+    state["_modules"] = {k: None if m is None else _copied(m, done) for k, m in module._modules.items()}
+    vars(copy).update(state, training=False)
+    return copy
+
+
+def inference_form(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What maps normalised images `(B, C, H, W)` to logits `(B, K)`, both fp32, `K` in number; `model` stays as it is.
+
+    The logits are on the model's device. What the function computes has no gradients.
+
+    Raises:
+        InputError: It is no model, has no weights, or gives something else than logits.
+        CheckpointError: On call, where a logit is not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"A {type(model).__name__} was given as a model. Make one with cnnzoo.create_model.")
+    model = unwrapped(model) if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+    if any(t.is_meta for t in chain(model.parameters(), model.buffers())):
+        raise InputError("A model on the meta device was given, which has no weights. Build it without device='meta'.")
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    form = evaluation_copy(model)
+
+    @torch.inference_mode()
+    def logits(images: Tensor) -> Tensor:
+        out = form(images.to(reference))
+        if not isinstance(out, Tensor) or out.dim() != 2:
+            shape = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise InputError(
+                f"The {type(unwrapped(model)).__name__} gives {shape}, needed are logits (B, K). Build it as a classifier: "
+                "without features_only, and with num_classes of 1 at least."
+            )
+        return checked(out.float())
+
+    return logits
+
+
+def checked(logits: Tensor) -> Tensor:
+    """The same outputs `(B, K)`, if every one is finite: of NaN there is no most probable class.
+
+    Raises:
+        CheckpointError: One is not.
+    """
+    if not logits.isfinite().all():
+        raise CheckpointError(
+            "The model's outputs are not finite, so they say nothing: its weights hold NaN or infinity, or its number "
+            "format is too small for them. Load good weights, or call model.float()."
+        )
+    return logits
+
+
+def temperature(model: nn.Module) -> float:
+    """What the model's logits are divided by before they are taken for probabilities.
+
+    Raises:
+        CheckpointError: It is no positive number.
+    """
+    value = getattr(unwrapped(model), "temperature", 1.0)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise CheckpointError(
+            f"The model's temperature is {value!r}, needed is a positive number. Set model.temperature = 1."
+        )
+    return float(value)
+
+
+def class_labels(model: nn.Module) -> tuple[str, ...]:
+    """Class names by index: those that the model's weights were trained on, else the indices as text."""
+    inner = unwrapped(model)
+    count = class_count(inner)
+    names: Any = getattr(inner, "labels", None)
+    if names is None:  # a model of timm's own
+        names = (getattr(inner, "pretrained_cfg", None) or {}).get("label_names")
+    return tuple(names) if names and len(names) == count else tuple(str(i) for i in range(count))
+
+
+def class_count(model: nn.Module) -> int:
+    """How many classes a classifier tells apart.
+
+    Raises:
+        InputError: The model is no classifier, or does not say.
+    """
+    count = getattr(unwrapped(model), "num_classes", None)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(
+            f"A {type(unwrapped(model)).__name__} was given, which is no classifier: it has no num_classes of 1 or more. "
+            "Build it with cnnzoo.create_model, without features_only and num_classes=0."
+        )
+    return count
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image as a model takes it.
+
+    Attributes:
+        pixels: Normalised, `(C, H, W)`.
+        photo: Whether it was treated as a photo of a garment.
+        warnings: What makes an answer to it doubtful, and what can be done about it.
+        steps: The image, and what came out of each step for photos, by its name.
+    """
+
+    pixels: Tensor
+    photo: bool
+    warnings: tuple[str, ...]
+    steps: dict[str, Image.Image]
+
+
+def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
+    """What turns an image of any kind (see `data.open_image`) into a model's input: all that look at images use it.
+
+    Args:
+        model: A classifier of 1 or 3 channels.
+        photo: `"auto"`: a model of Fashion-MNIST gets every image that is not in its format (28x28, on black) through the
+            steps for photos, see `data.photo_steps`; other models get images as they are. `"makers"`: such an image goes
+            through the steps of the data set's makers. `"never"`: all images as they are. As they are means scaled to fit.
+
+    Raises:
+        UnknownNameError: `photo` is none of these.
+        InputError: The model takes other channels. On call: it is no image that can be read.
+    """
+    if photo not in PHOTO:
+        raise unknown("way with photos", str(photo), PHOTO)
+    inner = unwrapped(model)
+    transform, channels = create_transform(inner), getattr(inner, "in_chans", 1)
+    # Only weights that know Fashion-MNIST's format profit from pictures in it.
+    prepared = photo != "never" and class_labels(inner) == FASHION_MNIST.labels
+
+    def read(image: Any) -> Input:
+        opened = open_image(image, channels)
+        if not prepared or in_format(opened):
+            return Input(transform(opened), False, (), dict(image=to_mode(opened, "RGB")))
+        made = photo_steps(opened, photo)
+        return Input(transform(made.image), True, made.warnings, made.steps)
+
+    return read

@@ -1,0 +1,244 @@
+"""A model in use: never changed by it, with names that its weights earned, and one reader for all images."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import cnnzoo
+from cnnzoo import evaluate, plots
+from cnnzoo.data import Split
+from cnnzoo.datasets import FASHION_MNIST
+from cnnzoo.drawings import garments
+from cnnzoo.errors import CheckpointError, CnnzooError, InputError
+from cnnzoo.inference import class_labels, evaluation_copy
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)
+IMAGE[0] = IMAGE[-1] = 0  # in format
+
+
+def pretrained() -> nn.Module:
+    return cnnzoo.create_model("resnext_small", pretrained=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return pretrained()
+
+
+# -- running it ----------------------------------------------------------------------------------------------------------
+
+
+def test_eight_threads_get_the_right_answers_from_a_model_in_training_mode_and_leave_it_as_it_was():
+    model = pretrained()
+    assert model.training
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    images = list(garments().values())
+    expected = cnnzoo.predict(model.eval(), images, topk=10)
+    model.train()
+    start = threading.Barrier(8)
+
+    def work(_: int) -> list:
+        start.wait()
+        return [cnnzoo.predict(model, images, topk=10) for _ in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for answers in pool.map(work, range(8)):
+            assert all(answer == expected for answer in answers)
+    assert all(m.training for m in model.modules())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_evaluation_copy_shares_the_weights_and_nothing_that_is_put_on_it():
+    model = pretrained()
+    copy = evaluation_copy(model)
+    assert model.training and not any(m.training for m in copy.modules())
+    assert all(a is b for a, b in zip(model.parameters(), copy.parameters(), strict=True))
+    copy.stem.register_forward_hook(lambda *args: None)
+    assert not model.stem._forward_hooks
+
+
+def test_models_of_every_number_format_are_measured_in_it(tiny_split):
+    expected = evaluate.predict_logits(pretrained(), tiny_split)
+    for dtype, tolerance in ((torch.float64, 1e-3), (torch.bfloat16, 0.5), (torch.float16, 0.1)):
+        found = evaluate.predict_logits(pretrained().to(dtype), tiny_split)
+        assert (found - expected).abs().max() < tolerance
+
+
+def test_a_model_wrapped_for_parallel_training_answers_as_the_one_inside(model):
+    assert cnnzoo.predict(nn.DataParallel(model), IMAGE) == cnnzoo.predict(model, IMAGE)
+
+
+NO_CLASSIFIERS = {
+    "features_only": (lambda: cnnzoo.create_model("lenet_tiny", features_only=True), "no classifier"),
+    "headless": (lambda: cnnzoo.create_model("lenet_tiny", num_classes=0), "no classifier"),
+    "meta": (lambda: cnnzoo.create_model("lenet_tiny", device="meta"), "meta device"),
+    "a name": (lambda: "lenet_tiny", "str was given as a model"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CLASSIFIERS)
+def test_what_is_no_classifier_is_refused(kind):
+    make, words = NO_CLASSIFIERS[kind]
+    with pytest.raises(InputError, match=words):
+        cnnzoo.predict(make(), IMAGE)
+
+
+@pytest.mark.parametrize("topk", [2.5, "1", None, True, 0, 11])
+def test_topk_is_a_whole_number_of_classes(model, topk):
+    with pytest.raises(InputError, match="1 to 10"):
+        cnnzoo.predict(model, IMAGE, topk=topk)
+
+
+def test_nan_never_gives_a_label(tiny_split):
+    spoiled = pretrained()
+    with torch.no_grad():
+        spoiled.stem[0].conv.weight[0] = float("nan")
+    for use in (lambda: cnnzoo.predict(spoiled, IMAGE), lambda: evaluate.evaluate(spoiled, tiny_split)):
+        with pytest.raises(CheckpointError, match="not finite"):
+            use()
+    cold = pretrained()
+    cold.temperature = 0
+    with pytest.raises(CheckpointError, match="temperature is 0"):
+        cnnzoo.predict(cold, IMAGE)
+
+
+# -- labels and temperature ----------------------------------------------------------------------------------------------
+
+
+def with_other_weights(model: nn.Module) -> nn.Module:
+    model.load_state_dict(cnnzoo.create_model("resnext_small").state_dict())
+    return model
+
+
+def with_a_new_classifier(model: nn.Module) -> nn.Module:
+    model.reset_classifier(10)
+    return model
+
+
+def with_a_classifier_put_in_by_hand(model: nn.Module) -> nn.Module:
+    model.head.fc = nn.Linear(model.head.fc.in_features, 10)
+    return model
+
+
+def trained_on(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("change", [with_other_weights, with_a_new_classifier, with_a_classifier_put_in_by_hand, trained_on])
+def test_labels_and_temperature_go_with_the_weights_that_earned_them(change):
+    model = pretrained()
+    assert class_labels(model) == FASHION_MNIST.labels and model.temperature != 1
+    change(model)
+    assert class_labels(model) == tuple("0123456789") and model.temperature == 1
+    model.labels = "abcdefghij"  # who knows better says so
+    assert class_labels(model) == tuple("abcdefghij")
+
+
+def test_an_untrained_model_knows_no_names():
+    assert class_labels(cnnzoo.create_model("resnext_small")) == tuple("0123456789")
+
+
+def test_another_number_format_is_no_other_training():
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        model = pretrained().to(dtype)
+        assert model.labels == FASHION_MNIST.labels and model.temperature != 1
+
+
+def test_measuring_on_other_classes_says_so(model, tiny_split):
+    other = Split(tiny_split.images, tiny_split.labels, replace_labels(tiny_split, tuple("abcdefghij")))
+    with pytest.raises(InputError, match="does not know: a, b.*It knows T-shirt/top"):
+        evaluate.evaluate(model, other)
+
+
+def test_the_same_classes_in_another_order_and_spelling_are_the_same(model, tiny_split):
+    names = tuple(reversed([name.lower().replace(" ", "_") for name in tiny_split.info.labels]))
+    turned = Split(tiny_split.images, 9 - tiny_split.labels, replace_labels(tiny_split, names))
+    assert evaluate.evaluate(model, turned) == evaluate.evaluate(model, tiny_split)
+
+
+def replace_labels(split: Split, names: tuple[str, ...]):
+    from dataclasses import replace
+
+    return replace(split.info, labels=names)
+
+
+# -- images --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_camera_orientation_is_obeyed_in_an_open_image_as_in_its_file(model, tmp_path):
+    photo = garments()["Ankle boot"].resize((200, 200)).rotate(90)
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        assert cnnzoo.predict(model, opened) == cnnzoo.predict(model, tmp_path / "photo.jpg")
+
+
+def truncated(folder) -> Image.Image:
+    path = folder / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:9_000])
+    return Image.open(path)
+
+
+def closed(folder) -> Image.Image:
+    path = folder / "closed.png"
+    Image.new("L", (28, 28)).save(path)
+    image = Image.open(path)
+    image.close()
+    return image
+
+
+def pipe(folder) -> str:
+    os.mkfifo(folder / "pipe.png")
+    return str(folder / "pipe.png")
+
+
+BAD_IMAGES = {
+    "a pipe": (pipe, "pipe or a device"),
+    "cut off": (truncated, "cannot be read as an image"),
+    "closed": (closed, "cannot be read as an image"),
+    "a name too long": (lambda folder: "x" * 300, "cannot be opened"),
+    "a null byte": (lambda folder: "a\0b", "cannot be opened"),
+    "nobody's home": (lambda folder: "~nosuchuser/photo.png", "cannot be opened"),
+    "float beyond 1": (
+        lambda folder: Image.fromarray(np.full((28, 28), 2.5, np.float32)),
+        "2.5 was given, allowed is 0 to 1",
+    ),
+    "negative": (lambda folder: Image.fromarray(np.full((28, 28), -5, np.int32)), "-5 .*allowed is 0 to 255"),
+    "three or one": (lambda folder: np.zeros((3, 28, 28), np.uint8), "three images or one of three channels"),
+    "meta": (lambda folder: torch.zeros(28, 28, device="meta"), "meta tensor"),
+    "sparse": (lambda folder: torch.zeros(28, 28).to_sparse(), "sparse tensor"),
+    "quantised": (lambda folder: torch.quantize_per_tensor(torch.zeros(28, 28), 1.0, 0, torch.quint8), "quantised tensor"),
+    "complex": (lambda folder: torch.zeros(28, 28, dtype=torch.complex64), "complex64"),
+    "masked": (lambda folder: np.ma.masked_less(IMAGE, 9), "masked"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_what_cannot_be_read_is_refused(model, tmp_path, kind):
+    make, words = BAD_IMAGES[kind]
+    with pytest.raises(InputError, match=words):
+        cnnzoo.predict(model, make(tmp_path))
+
+
+def test_a_tensor_of_bfloat16_is_an_image(model):
+    image = torch.from_numpy(IMAGE).float() / 255
+    assert cnnzoo.predict(model, image.bfloat16())[0][0] == cnnzoo.predict(model, image)[0][0]
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda m: plots.feature_maps(m, IMAGE, 1_000_000), lambda m: plots.feature_maps(m, IMAGE, 0)]
+)
+def test_more_pictures_than_can_be_told_apart_are_refused(model, draw):
+    with pytest.raises(CnnzooError, match="allowed is 1 to 32"):
+        draw(model)
