@@ -18,6 +18,11 @@ _BLACK = 32  # of 255: what counts as black at the border of an image in format
 _NOTHING = 6.0  # of 441, the distance of black and white: less is noise, and no garment
 _PART = 0.1  # of the area of the largest part: smaller ones are not of the garment
 _DULL = 110  # of 255: a garment whose mean is darker is brightened to it
+_RING = 0.02  # of the shorter side: how much of the edge tells what the background is
+_UNEVEN = 24.0  # of 441: a colour this far from the plane is not the background's
+_SHARE = 0.1  # of the border: more of it not plain, or of the garment, calls for a warning
+_FAINT = 40.0  # of 441: a garment nearer to the background than this may be found only in parts
+_SMALL = 0.02  # of the picture
 _CLEAR = 0.02  # share of transparent pixels from which on the alpha channel is the garment's outline
 
 
@@ -63,19 +68,9 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     check_shape(image, SIDE, SIDE)
     if how == "makers":
         return Photo(makers_steps(image), ())
-
     small = _shrunk(image)
-    outline = _alpha(small)
     colour = to_mode(small, "RGB")
-    pixels = np.asarray(colour, dtype=np.float32)  # (H, W, 3)
-    if outline is None:
-        plane = _plane(pixels)
-        distance = np.sqrt(((pixels - plane) ** 2).sum(2))  # (H, W)
-        found = _differs(distance)
-        light = plane.mean() > 127
-    else:
-        found, light = outline, False
-    mask = _largest(found)
+    mask, light, warnings = _garment(small, np.asarray(colour, dtype=np.float32))
     gray = np.asarray(colour.convert("L"), dtype=np.float32)
     gray = np.where(mask, 255 - gray if light else gray, 0)
     mean = gray[mask].mean()
@@ -84,9 +79,42 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cut = Image.fromarray(gray.round().astype(np.uint8)).crop(box)
-    steps = dict(photo=colour, garment=Image.fromarray(mask.astype(np.uint8) * 255), cut=cut)
-    steps["28x28"] = _centred(cut)
-    return Photo(steps, ())
+    steps = {"photo": colour, "garment": Image.fromarray(mask.astype(np.uint8) * 255), "on black": cut}
+    return Photo(steps | {"28x28": _centred(cut)}, warnings)
+
+
+def _garment(image: Image.Image, pixels: np.ndarray) -> tuple[np.ndarray, bool, tuple[str, ...]]:
+    """Where the garment is `(H, W)`, whether the background is light, and warnings; `pixels` `(H, W, 3)` without alpha."""
+    outline = _alpha(image)
+    if outline is not None:
+        mask, parts = _largest(outline)
+        return mask, False, _warnings(mask, parts, 0.0, 255.0)
+    plane = _plane(pixels)
+    distance = np.sqrt(((pixels - plane) ** 2).sum(2))  # (H, W)
+    mask, parts = _largest(_differs(distance))
+    ring = max(1, round(_RING * min(mask.shape)))
+    rough = (_border(distance, ring) > _UNEVEN).mean()
+    return mask, bool(plane.mean() > 127), _warnings(mask, parts, rough, distance[mask].mean())
+
+
+def _warnings(mask: np.ndarray, parts: int, rough: float, contrast: float) -> tuple[str, ...]:
+    """What speaks against an answer.
+
+    Args:
+        mask: The garment, `(H, W)`.
+        parts: Of how many parts it is.
+        rough: The share of the border that is not of the background's colour.
+        contrast: How far the garment's colour is from the background's on average, of 441.
+    """
+    found = {
+        "The background is not plain. Put the garment on a plain sheet or wall, and take the photo again.": rough > _SHARE,
+        "The garment runs over the edge of the picture, or a person or other things are in it. Take it alone and whole, "
+        "with room on all sides.": _border(mask, 1).mean() > _SHARE,
+        "The garment hardly stands out from the background. Choose one of another brightness.": contrast < _FAINT,
+        "There are several things in the picture. Take one garment at a time, or crop it to one.": parts > 1,
+        "The garment is small in the picture. Go nearer, or crop it.": mask.mean() < _SMALL,
+    }
+    return tuple(text for text, holds in found.items() if holds)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -117,7 +145,7 @@ def _plane(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     terms = np.stack([np.ones_like(x), x, y], 2)  # (H, W, 3 terms)
-    ring = max(1, round(0.02 * min(height, width)))
+    ring = max(1, round(_RING * min(height, width)))
     a, b = _border(terms, ring), _border(pixels, ring)
     keep = np.abs(b - np.median(b, 0)).max(1)
     keep = keep <= np.quantile(keep, 0.75)
@@ -138,7 +166,8 @@ def _differs(distance: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(root > threshold_otsu(root))
 
 
-def _largest(found: np.ndarray) -> np.ndarray:
+def _largest(found: np.ndarray) -> tuple[np.ndarray, int]:
+    """The largest connected parts of a mask `(H, W)`, and how many there are."""
     from skimage.measure import label
 
     parts = label(found, connectivity=2)
@@ -146,7 +175,7 @@ def _largest(found: np.ndarray) -> np.ndarray:
     if not len(areas):
         raise InputError("The photo shows nothing but transparency. Pass one with a garment in it.")
     kept = np.flatnonzero(areas >= _PART * areas.max()) + 1
-    return np.isin(parts, kept)
+    return np.isin(parts, kept), len(kept)
 
 
 def _centred(cut: Image.Image) -> Image.Image:
