@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from . import published
 from .data import Split
 from .errors import CheckpointError, CnnzooError, InputError, system_errors
-from .files import atomic
+from .files import atomic, parse_json
 from .inference import class_count, class_labels, evaluation_copy, reader
 from .predict import predict
 
@@ -75,7 +75,7 @@ def curves(run: str | Path) -> Figure:
     path = Path(run)
     path = path / "metrics.jsonl" if path.is_dir() else path
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         epochs = [line["epoch"] for line in lines]
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{path} is no log of a run ({e}). Name a run folder, made by cnnzoo train.") from e

@@ -199,6 +199,8 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "resnext_tiny.nope"], "tag"),
         (["eval", "lenet_tiny", "--split", "tset"], "Did you mean test"),
         (["eval", "lenet_tiny", "--device", "tpu9"], "--device cpu"),
+        (["eval", "lenet_tiny", "--device", "meta"], "--device cpu"),
+        (["eval", "lenet_tiny", "--device", "hpu"], "--device cpu"),
         (["predict", "no/such.png"], "no/such.png does not exist"),
         (["predict", "."], "is a folder"),
         (["train", "lenet_tiny", "--out", "x", "--recipe", "quick"], "recipe"),

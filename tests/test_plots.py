@@ -296,3 +296,9 @@ def test_the_command_writes_the_picture_with_its_note(tmp_path):
     assert result.exit_code == 0, result.output
     with Image.open(out) as picture:
         assert picture.text["Description"] == plots.results_note(cnnzoo.results())
+
+
+def test_a_log_that_is_nested_too_deeply_is_no_log(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(CheckpointError, match="is no log of a run"):
+        plots.curves(tmp_path)

@@ -88,9 +88,11 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
     from .. import registry
 
     network = registry.create_model(model, pretrained=True)
+    if device.partition(":")[0] == "meta":
+        raise CnnzooError(f"device={device!r} was given, which keeps shapes and no numbers. Pass --device cpu.")
     try:
         return network.to(device)
-    except (RuntimeError, AssertionError) as e:
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as e:  # torch has several for what is not there
         raise CnnzooError(f"device={device!r} cannot be used here ({str(e).splitlines()[0]}). Pass --device cpu.") from e
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -76,6 +77,8 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
             on_start=_show_recipe,
         )  # fmt: skip
     except KeyboardInterrupt:
+        if not (Path(out) / train.CHECKPOINT).is_file():
+            raise
         raise Stopped(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None
     if metrics:  # on the main process
         click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
