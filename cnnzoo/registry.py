@@ -124,7 +124,8 @@ def info(name: str) -> dict[str, Any]:
         name: A model of the zoo; with a tag, at the image size of that checkpoint.
 
     Returns:
-        A dictionary that JSON can hold.
+        A dictionary that JSON can hold. Its `checkpoints` have by tag the percent of the test images that the weights that
+        ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`.
 
     Raises:
         UnknownNameError: There is no such model or tag.
@@ -133,7 +134,6 @@ def info(name: str) -> dict[str, Any]:
     model = create_model(name, device="meta")
     cfg = model.pretrained_cfg
     size = summary.count(model, cfg["input_size"])
-    accuracy = {tag: checkpoints.metrics(f"{arch}.{tag}")["top1"] for tag in checkpoints.pretrained_cfgs(arch)}
     return dict(
         name=arch,
         family=type(model).__name__,
@@ -142,9 +142,14 @@ def info(name: str) -> dict[str, Any]:
         input_size=list(cfg["input_size"]),
         num_classes=cfg["num_classes"],
         features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in model.feature_info],
-        checkpoints=accuracy,
+        checkpoints={tag: _accuracy(checkpoints.metrics(f"{arch}.{tag}")) for tag in checkpoints.pretrained_cfgs(arch)},
         supports=_supports(model),
     )
+
+
+def _accuracy(m: dict[str, Any]) -> dict[str, Any]:
+    """Of the weights that ship, and over all seeds."""
+    return dict({k: m[k] for k in ("top1", "top1_mean", "top1_std")}, n=len(m["seeds"]))
 
 
 def _supports(model: nn.Module) -> list[str]:
@@ -179,8 +184,8 @@ def _result(name: str) -> dict[str, Any]:
         model=arch,
         tag=tag,
         family=models.entrypoints()[arch].__module__.rpartition(".")[2],
-        **{k: m[k] for k in ("params", "macs", "top1", "top1_mean", "top1_std", "seeds")},
-        n=len(m["seeds"]),
+        **{k: m[k] for k in ("params", "macs", "seeds")},
+        **_accuracy(m),
         **{k: m.get(k) for k in ("top1_tta", "loss", "ece", "ece_calibrated", "temperature", "robustness", "holdout_top1")},
         **{k: m[k] for k in ("epochs", "minutes", "hardware")},
         images_per_s=round(images / (60 * m["minutes"])) if m["minutes"] else None,

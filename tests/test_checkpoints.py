@@ -106,6 +106,14 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     assert checkpoints.read_json(folder / "config.json") == json.loads(json.dumps(config)), stale
 
 
+def test_a_card_says_averaged_where_weights_were_and_counts_one_minute_as_one():
+    book, modern = (
+        (checkpoints.folder(f"lenet_d2l.{tag}fashion_mnist") / "README.md").read_text() for tag in ("textbook_", "")
+    )
+    assert "averaged" not in book and "the last weights, averaged over the run" in modern
+    assert "Trained in 1 minute on" in book and "Trained in 5 minutes on" in modern
+
+
 def test_weights_are_readable_by_everyone():
     for name in NAMES:
         assert (checkpoints.folder(name) / checkpoints.WEIGHTS).stat().st_mode & 0o044 == 0o044

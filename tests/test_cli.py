@@ -71,7 +71,7 @@ def test_list_pretrained_shows_the_results_as_data_and_aligned():
     assert [line.split()[0] for line in lines[2:]] == [r["checkpoint"] for r in cnnzoo.results()]
     small = next(line for line in lines if line.startswith("resnext_small."))
     metrics = checkpoints.metrics("resnext_small.fashion_mnist")
-    for value in (f"{metrics['params']:,}", f"{metrics['top1_mean']:.2f}", f"{metrics['ece_calibrated']:.1f}"):
+    for value in (f"{metrics['params']:,}", f"{metrics['top1']:.2f}", f"{metrics['ece_calibrated']:.1f}"):
         assert value in small.split()
     end = lines[0].index("parameters") + len("parameters")
     assert all(line[end - 1] != " " and line[end : end + 1] in " " for line in lines)
@@ -80,6 +80,18 @@ def test_list_pretrained_shows_the_results_as_data_and_aligned():
     one = json.loads(run("list", "lenet_d2l.*", "--supports", "img_size", "--pretrained", "--json").output)
     assert {row["checkpoint"] for row in one} == set(cnnzoo.list_pretrained("lenet_d2l"))
     run("list", "alexnet*", "--pretrained", code=1)
+
+
+def test_lists_and_info_tell_the_number_of_the_weights_that_ship_from_the_mean_over_seeds():
+    m = checkpoints.metrics("lenet_tiny.fashion_mnist")
+    weights, mean, std = (f"{m[k]:.2f}" for k in ("top1", "top1_mean", "top1_std"))
+    assert weights != mean
+    both = f"{weights} %, mean of {len(m['seeds'])} seeds {mean} ± {std}"
+    assert both in run("list", "lenet_tiny").output and both in run("info", "lenet_tiny").output
+    header, _, row = run("list", "lenet_tiny", "--pretrained").output.splitlines()
+    found = dict(zip(header.replace("M MACs", "MACs").split(), row.split(), strict=True))
+    assert (found["top-1"], found["mean"], found["std"], found["n"]) == (weights, mean, std, str(len(m["seeds"])))
+    assert found["TTA"] == f"{m['top1_tta']:.2f}"
 
 
 def test_list_supports_shows_only_models_that_can():
@@ -153,8 +165,9 @@ def test_the_demo_gets_at_least_eight_drawings_right_offline(tmp_path, no_networ
 
 @pytest.mark.data
 def test_eval_prints_the_accuracy_in_its_last_line(fashion_mnist_dir, no_network):
-    last = run("eval", "resnext_small", "--data-dir", fashion_mnist_dir).output.splitlines()[-1]
-    expected = checkpoints.metrics("resnext_small.fashion_mnist")["top1"]
+    *_, card, last = run("eval", "lenet_tiny", "--data-dir", fashion_mnist_dir).output.splitlines()
+    expected = checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"]
+    assert card.startswith(f"on the card, of the test set: {expected:.2f} %, mean of 3 seeds ")
     assert f"{expected:.2f} % top-1 on 10,000 test images" in last
 
 

@@ -123,6 +123,12 @@ def _short(labels: Sequence[str]) -> str:
     return f"{names}, ... ({len(labels)})" if len(labels) > 3 else names
 
 
+def accuracy(row: dict[str, Any]) -> str:
+    """The accuracy of the weights that ship, and the mean of seeds where there are several; a row as `registry.info` has."""
+    spread = f", mean of {row['n']} seeds {row['top1_mean']:.2f} ± {row['top1_std']:.2f}" if row["n"] > 1 else ""
+    return f"{row['top1']:.2f} %{spread}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints aligned columns: numbers to the right, words to the left."""
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]

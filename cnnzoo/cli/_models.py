@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from ..errors import CnnzooError
 from ._common import (
+    accuracy,
     data_dir_option,
     device_option,
     download_option,
@@ -72,11 +73,11 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
     cells = [
         [
             r["name"], f"{r['params']:,}", f"{r['macs'] / 1e6:,.1f}", "x".join(map(str, r["input_size"])),
-            ", ".join(f"{tag} {top1:.2f} %" for tag, top1 in r["checkpoints"].items()),
+            "; ".join(f"{tag} {accuracy(found)}" for tag, found in r["checkpoints"].items()),
         ]
         for r in rows
     ]  # fmt: skip
-    table(["model", "parameters", "M MACs", "input", "pretrained, test top-1"], cells)
+    table(["model", "parameters", "M MACs", "input", "weights, their test top-1"], cells)
 
 
 def _list_results(rows: list[dict], as_json: bool) -> None:
@@ -89,8 +90,8 @@ def _list_results(rows: list[dict], as_json: bool) -> None:
 
     cells = [
         [
-            r["checkpoint"], f"{r['params']:,}", number(r["macs"] / 1e6, 1), number(r["top1_mean"], 2),
-            number(r["top1_std"], 2), str(r["n"]), number(r["top1_tta"], 2), number(r["ece"], 1),
+            r["checkpoint"], f"{r['params']:,}", number(r["macs"] / 1e6, 1), number(r["top1"], 2),
+            number(r["top1_tta"], 2), number(r["top1_mean"], 2), number(r["top1_std"], 2), str(r["n"]), number(r["ece"], 1),
             number(r["ece_calibrated"], 1), str(r["epochs"]), number(r["minutes"], 0), number(r["images_per_s"], 0),
         ]
         for r in rows
@@ -100,9 +101,10 @@ def _list_results(rows: list[dict], as_json: bool) -> None:
         "parameters",
         "M MACs",
         "top-1",
+        "TTA",
+        "mean",
         "std",
         "n",
-        "TTA",
         "ECE",
         "calibrated",
         "epochs",
@@ -124,7 +126,7 @@ def info(model: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     levels = "  ".join(f"{f['channels']} at 1/{f['reduction']}" for f in facts["features"])
-    trained = ", ".join(f"{tag} ({top1:.2f} % test top-1)" for tag, top1 in facts["checkpoints"].items())
+    trained = "; ".join(f"{tag}, test top-1 {accuracy(found)}" for tag, found in facts["checkpoints"].items())
     shown = [
         ("model", f"{facts['name']} ({facts['family']})"),
         ("parameters", f"{facts['params']:,}"),
@@ -166,7 +168,7 @@ def eval_(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a pretrained MODEL on the real data set."""
-    from .. import evaluate
+    from .. import evaluate, registry
 
     network = pretrained(model, device)
     images = images_for(network, split, data_dir, download, dataset)
@@ -178,6 +180,9 @@ def eval_(
     seen = [sum(row) for row in m.confusion]
     table(["class", "top-1"], [[label, f"{v:.1f} %"] for label, v, n in zip(labels, m.per_class, seen, strict=True) if n])
     click.echo(f"\ncross-entropy {m.loss:.4f}, expected calibration error {m.ece:.2f} %{', flip TTA' if tta else ''}")
+    arch, tag = (network.pretrained_cfg or {}).get("architecture"), (network.pretrained_cfg or {}).get("tag")
+    if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
+        click.echo(f"on the card, of the test set: {accuracy(known[tag])}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
 

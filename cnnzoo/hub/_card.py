@@ -58,11 +58,11 @@ _ACCURACY = """| | |
 | with flip test-time augmentation | {m[top1_tta]:.2f} % |
 | cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} %{calibrated} |
 {holdout}
-{trained} are the last (averaged) weights.
+{trained} are the last weights{averaged}.
 {choices}
 
 {robust}{picture}\
-Trained in {m[minutes]:.0f} minutes on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
+Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
 
@@ -78,12 +78,13 @@ _HOLDOUT = "| top-1, holdout of the run without it | {:.2f} % |\n"
 
 _CHOICES = """\
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
-the test set after training. A difference of less than {margin} points between single runs means nothing."""
+the test set after training.
+{uncertainty}"""
 
 _NO_CHOICES = """\
 The run read the test set ({info.num_test:,} images) after training. No run that left out training images for making choices
-is known, so choices may have been made on the test set. A difference of less than {margin} points between single runs means
-nothing."""
+is known, so choices may have been made on the test set.
+{uncertainty}"""
 
 _UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
 
@@ -215,20 +216,35 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         count=len(m["seeds"]),
         holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
         trained=_TRAINED.format(info=info, m=m, start=start),
-        choices=choices.format(info=info, margin=_margin(m["top1"], info)),
+        averaged=", averaged over the run" if recipe.get("ema_decay") else "",
+        choices=choices.format(info=info, uncertainty=uncertainty(m["top1"], info)),
+        minutes=_minutes(m["minutes"]),
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
         picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in m else "",
     )
 
 
-def _margin(top1: float, info: DatasetInfo) -> str:
-    """Two standard errors of an accuracy, in percent; of one at 95 % where the data set is the zoo's."""
-    if info.name in DATASETS:
-        return "0.45"
+def uncertainty(top1: float, info: DatasetInfo) -> str:
+    """How far apart accuracies must be to differ, as a sentence; of accuracies of 95 % where the data set is the zoo's."""
     n = max(1, info.num_test)
-    share = min(max(top1 / 100, 1 / (n + 2)), 1 - 1 / (n + 2))  # all right is no proof of no errors
-    return f"{200 * math.sqrt(share * (1 - share) / n):.2g}"
+    share = 0.95 if info.name in DATASETS else top1 / 100
+    share = min(max(share, 1 / (n + 2)), 1 - 1 / (n + 2))  # all right is no proof of no errors
+    one = 100 * math.sqrt(share * (1 - share) / n)
+    two = math.sqrt(2) * one
+    return (
+        f"At {100 * share:.3g} % one run has a standard error of {_rounded(one, 2)} points, the difference of two runs "
+        f"{_rounded(two, 2)}: closer than {_rounded(2 * two, 1)} is no difference."
+    )
+
+
+def _rounded(value: float, digits: int) -> str:
+    """To so many significant digits, never as a power of ten."""
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def _minutes(minutes: float) -> str:
+    return "1 minute" if round(minutes) == 1 else f"{minutes:.0f} minutes" if minutes >= 1 else "less than a minute"
 
 
 def _data(metrics: dict[str, Any], info: DatasetInfo) -> str:
