@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import test_ecosystem
 import test_export
 import test_hub_faults
 import test_hub_strangers
@@ -43,6 +44,7 @@ SPEED_MARKS = {  # of the runs that were kept: `cnnzoo bench KIND --out tests/be
     for kind in bench.TABLES
     if (ROOT / "tests" / f"bench_{kind}.json").is_file()
 }
+PACKAGE_MARKS = ("<!-- works with: generated -->", "<!-- end of works with -->")
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
 
@@ -121,6 +123,17 @@ def fault_table() -> str:
     )
 
 
+def package_table() -> str:
+    """What the tests run of other people's packages, and the version that was noted when they ran."""
+    versions = json.loads(test_ecosystem.VERSIONS.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = {}
+    for test in vars(test_ecosystem).values():
+        if hasattr(test, "package_row"):
+            found.setdefault(test.package_row[0], []).append(test.package_row[1])
+    rows = [f"| {name} | {versions.get(name, 'not run')} | {'; '.join(what)} |" for name, what in sorted(found.items())]
+    return "\n".join(["| package | version run | what was run |", "|---|---|---|", *rows])
+
+
 def speed_table(kind: str) -> str:
     """The tables of the benchmark's last run that was kept."""
     found = (Path(__file__).parent / f"bench_{kind}.json").read_text(encoding="utf-8")
@@ -129,9 +142,9 @@ def speed_table(kind: str) -> str:
 
 @pytest.mark.parametrize(
     ("marks", "table"),
-    [(MARKS, results_table), (FAULT_MARKS, fault_table)]
+    [(MARKS, results_table), (FAULT_MARKS, fault_table), (PACKAGE_MARKS, package_table)]
     + [(marks, functools.partial(speed_table, kind)) for kind, marks in SPEED_MARKS.items()],
-    ids=["results", "faults", *SPEED_MARKS],
+    ids=["results", "faults", "packages", *SPEED_MARKS],
 )
 def test_the_tables_are_what_checkpoints_tests_and_measurements_say(request, marks, table):
     text = README.read_text(encoding="utf-8")

@@ -108,7 +108,8 @@ def _load_pt2(path: Path) -> Exported:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         native = any("/aotinductor/" in name for name in names)
-        where = next(name for name in names if name.endswith("_metadata.json" if native else f"/extra/{FACTS}"))
+        ends = "_metadata.json" if native else (f"/extra/{FACTS}", f"extra_files/{FACTS}")  # the latter is of torch 2.6
+        where = next(name for name in names if name.endswith(ends))
         inside = json.loads(archive.read(where))
     facts = json.loads(inside[FACTS]) if native else inside
     device = torch.device(facts["device"])
