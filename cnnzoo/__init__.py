@@ -1,4 +1,4 @@
-"""cnnzoo: the classic CNNs, LeNet to RegNet, as timm models for small grayscale images.
+"""cnnzoo: the classic CNNs, LeNet to ConvNeXt, as timm models for small grayscale images.
 
 Importing it registers every model with timm. What takes longer to import is in modules of its own, such as `cnnzoo.train`
 and `cnnzoo.hub`, which are imported when they are first used.

@@ -294,13 +294,13 @@ class PreActBlock(nn.Module):
         return self.drop_path(y) + around
 
 
-def residual_stages(
+def equal_stages(
     block: Callable[..., nn.Module],
     stem: Stage,
     widths: tuple[int, ...],
     depths: tuple[int, ...],
     strides: tuple[int, ...],
-    drop_path_rate: float,
+    drop_path_rate: float = 0.0,
 ) -> list[Stage]:
     """Stages of equal blocks; the first block of a stage takes its stride.
 
@@ -315,7 +315,8 @@ def residual_stages(
     for width, depth, stride, drop in zip(widths, depths, strides, rates, strict=True):
         chs_in = [chs] + [width] * (depth - 1)
         steps = [stride] + [1] * (depth - 1)
-        blocks = [block(c, width, s, drop_path=p) for c, s, p in zip(chs_in, steps, drop, strict=True)]
+        options = [dict(drop_path=p) if p else {} for p in drop]
+        blocks = [block(c, width, s, **o) for c, s, o in zip(chs_in, steps, options, strict=True)]
         chs, reduction = width, reduction * stride
         stages.append(Stage(*blocks, num_chs=chs, reduction=reduction))
     return stages
@@ -337,15 +338,15 @@ def preact_body(
     Args:
         in_chans: Channels of the images.
         stem: Channels of the 3x3 convolutions of the stem, of which the last leaves norm and ReLU to the first block.
-        widths, depths, strides: As in `residual_stages`.
+        widths, depths, strides: As in `equal_stages`.
         drop_rate: Dropout between the convolutions of a block.
-        drop_path_rate: As in `residual_stages`.
+        drop_path_rate: As in `equal_stages`.
     """
     before = small_stem(in_chans, stem[:-1], **dd)
     conv = ConvNormAct(before.num_chs, stem[-1], 3, apply_norm=False, **dd)  # without the norm no ReLU either
     first = Stage(*before, conv, num_chs=stem[-1], reduction=1)
     block = partial(PreActBlock, drop_rate=drop_rate, **dd)
-    stages = residual_stages(block, first, widths, depths, strides, drop_path_rate)
+    stages = equal_stages(block, first, widths, depths, strides, drop_path_rate)
     stages[-1].append(BatchNormAct2d(widths[-1], **dd))
     return first, stages
 

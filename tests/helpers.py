@@ -85,7 +85,8 @@ def fill(model: nn.Module) -> nn.Module:
 
     The default start leaves residual branches at zero, which would hide them from the tests.
     """
-    norms = {n for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
+    norms = {n for n, m in model.named_modules() if isinstance(m, kinds)}
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
             if tensor.device.type == "meta" or not tensor.is_floating_point():

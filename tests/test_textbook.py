@@ -9,12 +9,15 @@ import math
 import pytest
 import timm
 import torch
-from helpers import MODELS
+from helpers import MODELS, cost
 from torch import nn
 
 import cnnzoo
 from cnnzoo.layers import ResNeXtBlock
+from cnnzoo.models.convnext import ConvNeXtBlock
+from cnnzoo.recipes import get_recipe
 from cnnzoo.summary import layer_summary
+from cnnzoo.train._optimizer import make_optimizer
 
 # Name: input, parameters, {layer: shape}. "" is the whole model; a size alone is that of a flat layer.
 BOOK = {
@@ -66,6 +69,17 @@ BOOK = {
     "regnetx32_d2l": ((1, 96, 96), 179_290, {
         "stem": (32, 48, 48), "stages.0.0": (32, 24, 24), "stages.0": (32, 24, 24), "stages.1.0": (80, 12, 12),
         "stages.1": (80, 12, 12), "head.global_pool": (80,), "": (10,),
+    }),
+    "mobilenet_d2l": ((1, 96, 96), 542_474, {
+        "stem": (32, 48, 48), "stages.0.0": (64, 48, 48), "stages.1.0": (128, 24, 24), "stages.1": (128, 24, 24),
+        "stages.2.0": (256, 12, 12), "stages.2": (256, 12, 12), "stages.3.0.depthwise": (256, 6, 6),
+        "stages.3.0": (512, 6, 6), "stages.3": (512, 6, 6), "head.global_pool": (512,), "": (10,),
+    }),
+    "convnext_d2l": ((1, 96, 96), 3_376_450, {
+        "stem.0": (40, 24, 24), "stem": (40, 24, 24), "stages.0": (40, 24, 24), "stages.1.0": (80, 12, 12),
+        "stages.1": (80, 12, 12), "stages.2.0": (160, 6, 6), "stages.2.1.mlp.fc1": (640, 6, 6), "stages.2": (160, 6, 6),
+        "stages.3.0": (320, 3, 3), "stages.3": (320, 3, 3), "head.global_pool": (320,), "head.pre_logits.0": (320,),
+        "": (10,),
     }),
     **{
         f"convnet_{pool}_d2l": ((3, 32, 32), 2_122_186, {
@@ -122,9 +136,11 @@ def test_feature_levels_end_where_the_book_has_a_step(name):
 def test_biases_and_norms(name):
     model = timm.create_model(name, device="meta")
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert all(m.bias is not None for m in layers)
-    with_norm = name.startswith(("resnet18", "resnext18", "densenet", "regnetx32"))
+    convs_have_one = name != "mobilenet_d2l"  # the only one of which the book says so
+    assert all((m.bias is not None) == (convs_have_one or isinstance(m, nn.Linear)) for m in layers)
+    with_norm = name.startswith(("resnet18", "resnext18", "densenet", "regnetx32", "mobilenet"))
     assert bool(kinds(model, nn.BatchNorm2d)) == with_norm
+    assert bool(kinds(model, nn.LayerNorm)) == name.startswith("convnext")
 
 
 @pytest.mark.parametrize("name", [name for name in BOOK if name not in ("vgg11_d2l", "vgg11_thin_d2l", "alexnet_d2l")])
@@ -167,11 +183,13 @@ def check_xavier(model: nn.Module) -> None:
         ("densenet_d2l", ["ReLU"] * (1 + 16 + 3 + 1), ["MaxPool2d"] + ["AvgPool2d"] * 3),
         ("resnet18_d2l", ["ReLU"] * (1 + 16), ["MaxPool2d"]),
         ("regnetx32_d2l", ["ReLU"] * (1 + 30), []),
+        ("mobilenet_d2l", ["ReLU"] * (1 + 14), []),
+        ("convnext_d2l", ["GELU"] * 12, []),
     ],
 )
 def test_activations_and_poolings(name, acts, pools):
     model = timm.create_model(name, device="meta")
-    assert kinds(model, nn.ReLU, nn.Sigmoid) == acts
+    assert kinds(model, nn.ReLU, nn.Sigmoid, nn.GELU) == acts
     assert kinds(model, nn.MaxPool2d, nn.AvgPool2d) == pools
 
 
@@ -206,6 +224,43 @@ def test_the_regnet_of_the_book_follows_from_the_rule_of_the_paper():
     model = timm.create_model("regnetx32_d2l", device="meta")
     assert [(stage.num_chs, len(stage)) for stage in model.stages] == [(32, 4), (80, 6)]
     assert {m.in_channels // m.groups for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups > 1} == {16}
+
+
+def test_the_mobilenet_of_the_book_has_seven_blocks_of_a_depthwise_and_a_pointwise_convolution():
+    model = timm.create_model("mobilenet_d2l", device="meta")
+    convs = [m for m in model.stages.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.kernel_size[0], m.groups == m.in_channels) for m in convs] == [(3, True), (1, False)] * 7
+    strides = [(m.out_channels, d.stride[0]) for d, m in zip(convs[::2], convs[1::2], strict=True)]
+    assert strides == [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)]
+    assert cost("mobilenet_d2l").macs == pytest.approx(50.3e6, rel=1e-3)
+
+
+def test_the_convnext_of_the_book_starts_as_its_shortcuts_and_drops_more_blocks_the_deeper_they_are():
+    model = timm.create_model("convnext_d2l")
+    blocks = [m for m in model.stages.modules() if isinstance(m, ConvNeXtBlock)]
+    assert [len(stage) - (i > 0) for i, stage in enumerate(model.stages)] == [2, 2, 6, 2]
+    assert {v for m in blocks for v in m.scale.gamma.tolist()} == {torch.tensor(1e-6).item()}
+    assert {m.depthwise.kernel_size for m in blocks} == {(7, 7)}
+    rates = [getattr(m.drop_path, "drop_prob", 0.0) for m in blocks]
+    assert rates == pytest.approx([0.1 * i / 11 for i in range(12)])
+    assert {m.eps for m in model.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
+
+
+@pytest.mark.parametrize(
+    "name, kind, groups",
+    [
+        ("mobilenet_d2l", torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0)),
+        ("convnext_d2l", torch.optim.AdamW, dict(lr=2e-3, betas=(0.9, 0.999))),
+        ("resnet18_d2l", torch.optim.SGD, dict(lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)),
+    ],
+)
+def test_the_textbook_recipe_has_the_books_optimiser(name, kind, groups):
+    recipe = get_recipe("textbook", name)
+    assert (recipe.epochs, recipe.batch_size, recipe.image_size, recipe.sched) == (10, 128, 96, "constant")
+    optimizer = make_optimizer(recipe, timm.create_model(name, device="meta"))
+    assert type(optimizer) is kind
+    for group in optimizer.param_groups:
+        assert {field: group[field] for field in groups} == groups
 
 
 # -- the textbook's lines -------------------------------------------------------------------------------------------------

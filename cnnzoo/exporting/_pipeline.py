@@ -4,6 +4,7 @@ import copy
 
 import torch
 from timm.layers import ConvNormAct
+from timm.models import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -73,11 +74,14 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Merges every batch norm that follows a convolution into it, in place; outputs stay what they were.
 
+    Blocks that say by a method `fuse` what they are after training, such as RepVGG's, become that first.
+
     A max pooling in between does not matter unless one of the norm's factors is negative, which makes the largest the least.
 
     Args:
         model: In evaluation mode.
     """
+    reparameterize_model(model, inplace=True)
     for module in list(model.modules()):
         pooled = isinstance(module, ConvAct) and isinstance(module.pool, nn.MaxPool2d)
         if pooled and isinstance(module.bn, nn.BatchNorm2d) and (module.bn.weight < 0).any():

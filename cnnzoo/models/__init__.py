@@ -2,12 +2,15 @@
 
 from . import (
     alexnet as alexnet,
+    convnext as convnext,
     densenet as densenet,
     googlenet as googlenet,
     lenet as lenet,
+    mobilenet as mobilenet,
     nin as nin,
     preact_resnet as preact_resnet,
     regnet as regnet,
+    repvgg as repvgg,
     resnet as resnet,
     resnext as resnext,
     vgg as vgg,

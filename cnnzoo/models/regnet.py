@@ -12,7 +12,7 @@ from itertools import groupby
 from timm.layers import ConvNormAct
 from timm.models import register_model
 
-from ..layers import ResNeXtBlock, Stage, residual_stages
+from ..layers import ResNeXtBlock, Stage, equal_stages
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["RegNet"]
@@ -69,7 +69,7 @@ class RegNet(ConvNet):
         first = Stage(conv, num_chs=stem, reduction=stem_stride)
         block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
         strides = (stride,) + (2,) * (len(widths) - 1)
-        stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
+        stages = equal_stages(block, first, widths, depths, strides, self.drop_path_rate)
         self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
 
 

@@ -11,7 +11,7 @@ from timm.layers import ConvNormAct, DropPath
 from timm.models import register_model
 from torch import Tensor, nn
 
-from ..layers import residual_stages, shortcut, small_stem, textbook_stem
+from ..layers import equal_stages, shortcut, small_stem, textbook_stem
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["ResNet"]
@@ -69,7 +69,7 @@ class ResNet(ConvNet):
         else:
             stem = small_stem(self.in_chans, widths[:1], **dd)
         block = partial(BasicBlock, textbook=textbook, **dd)
-        stages = residual_stages(block, stem, widths, depths, strides, self.drop_path_rate)
+        stages = equal_stages(block, stem, widths, depths, strides, self.drop_path_rate)
         self.assemble(stem, stages, weight_init="xavier" if textbook else "kaiming")
 
 

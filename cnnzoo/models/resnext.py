@@ -9,7 +9,7 @@ from functools import partial
 
 from timm.models import register_model
 
-from ..layers import ResNeXtBlock, residual_stages, small_stem, textbook_stem
+from ..layers import ResNeXtBlock, equal_stages, small_stem, textbook_stem
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
 __all__ = ["ResNeXt"]
@@ -43,7 +43,7 @@ class ResNeXt(ConvNet):
         else:
             first = small_stem(self.in_chans, stem, **dd)
         block = partial(ResNeXtBlock, group_width=group_width, bias=textbook, **dd)
-        stages = residual_stages(block, first, widths, depths, strides, self.drop_path_rate)
+        stages = equal_stages(block, first, widths, depths, strides, self.drop_path_rate)
         self.assemble(first, stages, weight_init="xavier" if textbook else "kaiming")
 
 
