@@ -35,6 +35,8 @@ REPRESENTATIVES = {
     "preact_resnet_tiny",  # normalises before it convolves
     "densenet_tiny",  # concatenates
     "googlenet_tiny",  # branches
+    "repvgg_tiny",  # branches that are merged after training
+    "convnext28_tiny",  # layer norm, and some of it in the head
 }
 
 
