@@ -74,9 +74,9 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
 def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Merges every batch norm that follows a convolution into it, in place; outputs stay what they were.
 
-    Blocks that say by a method `fuse` what they are after training, such as RepVGG's, become that first.
-
     A max pooling in between does not matter unless one of the norm's factors is negative, which makes the largest the least.
+
+    Blocks that say by a method `fuse` what they are after training, such as RepVGG's, become that first.
 
     Args:
         model: In evaluation mode.
