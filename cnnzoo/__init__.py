@@ -22,7 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = (
-    "bench", "drawings", "evaluate", "hub", "memory", "plots", "primitives", "recipes", "reproduce", "robustness", "train",
+    "bench", "drawings", "evaluate", "hub", "memory", "photos", "plots", "primitives", "recipes", "reproduce", "robustness",
+    "train",
 )  # fmt: skip
 
 

@@ -152,3 +152,48 @@ def test_the_command_names_photos_says_so_and_draws_the_steps(tmp_path):
     result = CliRunner().invoke(main, ["predict", str(photo), "--photo", "never", "--json"])
     (answer,) = json.loads(result.stdout)
     assert answer["photo"] is False and answer["warnings"] == []
+
+
+def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
+    for name in ("Trouser", "Bag", "Ankle boot"):
+        folder = tmp_path / name.lower().replace(" ", "_")
+        folder.mkdir()
+        as_photo(garments()[name], light=True).save(folder / "photo.png")
+    as_photo(garments()["Bag"], light=True).save(tmp_path / "trouser" / "really_a_bag.png")
+    command = ["eval", "resnext_small", "--dataset", "folder", "--data-dir", str(tmp_path), "--photo", "auto", "--json"]
+    found = json.loads(CliRunner().invoke(main, command).stdout)
+    photos = sorted(tmp_path.rglob("*.png"))
+    named = cnnzoo.predict(cnnzoo.create_model("resnext_small", pretrained=True), photos)
+    wrong = sum(best[0][0].lower().replace(" ", "_") != p.parent.name for p, best in zip(photos, named, strict=True))
+    assert found["count"] == 4 and found["top1"] == 100 * (4 - wrong) / 4 < 100
+    (tmp_path / "bag").rename(tmp_path / "cat")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and "does not know: cat" in result.output
+
+
+def photo_of(kind: str) -> Image.Image:
+    pixels = np.full((120, 100, 3), 240, dtype=np.uint8)
+    if kind == "runs over the edge":
+        pixels[20:, 20:80] = 60
+    elif kind == "several things":
+        pixels[20:100, 20:40] = pixels[20:100, 60:80] = 60
+    elif kind == "hardly stands out":
+        pixels[20:100, 30:70] = 225
+    elif kind == "not plain":
+        pixels = np.random.default_rng(0).integers(120, 250, (120, 100, 3), dtype=np.uint8)
+        pixels[20:100, 30:70] = 0
+    elif kind == "is small":
+        pixels[50:60, 45:55] = 60
+    else:
+        pixels[20:100, 30:70] = 60
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("kind", ["runs over the edge", "several things", "hardly stands out", "not plain", "is small", ""])
+def test_a_photo_that_is_often_named_wrongly_says_why(kind):
+    warnings = photo_steps(photo_of(kind)).warnings
+    if not kind:
+        assert not warnings
+        return
+    assert any(kind in warning for warning in warnings)
+    assert cnnzoo.predict(cnnzoo.create_model("resnext_small", pretrained=True), photo_of(kind)).warnings == warnings

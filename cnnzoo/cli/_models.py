@@ -4,8 +4,10 @@ import dataclasses
 import json
 
 import click
+from torch import nn
 from tqdm import tqdm
 
+from .. import data, inference
 from ..errors import CnnzooError
 from ._common import (
     accuracy,
@@ -159,18 +161,28 @@ def summary_(model: str, depth: int | None, as_json: bool) -> None:
 @click.option("--dataset", default=None, help="What to measure on.  [default: what MODEL was trained on]")
 @click.option("--split", default="test", show_default=True, help="test, train, fit or holdout.")
 @click.option("--tta", is_flag=True, help="Average over each image and its mirror image.")
+@click.option(
+    "--photo",
+    type=click.Choice(data.PHOTO),
+    default="never",
+    show_default=True,
+    help="With --dataset folder: measure on all of its pictures, treated as photos, as predict does it.",
+)
 @device_option
 @data_dir_option
 @download_option
 @json_option
 def eval_(
-    model: str, dataset: str | None, split: str, tta: bool, device: str, data_dir: str | None, download: bool | None,
-    as_json: bool,
+    model: str, dataset: str | None, split: str, tta: bool, photo: str, device: str, data_dir: str | None,
+    download: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure a pretrained MODEL on the real data set."""
     from .. import evaluate, registry
 
     network = pretrained(model, device)
+    if photo != "never":
+        _eval_photos(network, model, dataset, data_dir, photo, as_json)
+        return
     images = images_for(network, split, data_dir, download, dataset)
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
@@ -184,6 +196,31 @@ def eval_(
     if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
         click.echo(f"on the card, of the test set: {accuracy(known[tag])}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
+
+
+def _eval_photos(
+    network: nn.Module, model: str, dataset: str | None, data_dir: str | None, photo: str, as_json: bool
+) -> None:  # fmt: skip
+    from .. import photos
+
+    if dataset != "folder" or data_dir is None:
+        raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
+    found = photos.evaluate_photos(network, data_dir, photo)
+    m = found.metrics
+    if as_json:
+        shown = dict(model=model, photo=photo, warned=found.warned)
+        shown |= dict(warned_top1=found.warned_top1, other_top1=found.other_top1)
+        click.echo(json.dumps(shown | dataclasses.asdict(m), indent=2))
+        return
+    seen = [sum(row) for row in m.confusion]
+    rows = zip(inference.class_labels(network), seen, m.per_class, strict=True)
+    table(["class", "photos", "top-1"], [[label, str(n), f"{v:.1f} %"] for label, n, v in rows if n])
+    for kind, count, top1 in (
+        ("with a warning", found.warned, found.warned_top1), ("without", m.count - found.warned, found.other_top1)
+    ):  # fmt: skip
+        if count:
+            click.echo(f"{'' if kind == 'without' else chr(10)}{kind}: {top1:.2f} % of {count}")
+    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} photos in {data_dir}")
 
 
 @click.command()

@@ -57,6 +57,22 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
 
 
 @system_errors()
+def labelled_files(root: Path) -> list[tuple[Path, str]]:
+    """The pictures in `root/test/CLASS/`, or in `root/CLASS/`, and the names of their classes, sorted.
+
+    Raises:
+        DataError: There are none, or the folder cannot be read.
+    """
+    try:
+        train, test = _layout(root)
+        files = _files(test or train)
+    except OSError as e:
+        raise DataError(f"{e.filename} cannot be read ({e.strerror}). Check its name and permissions.") from e
+    if not files:
+        raise DataError(f"{root} has no class folders. Put the pictures of each class into a folder of its name.")
+    return [(path, name) for name in sorted(files) for path in files[name]]
+
+
 def is_image_folder(data_dir: str | Path) -> bool:
     """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`."""
     from PIL import Image
