@@ -18,7 +18,7 @@ from . import published
 from .data import Split
 from .errors import CheckpointError, CnnzooError, InputError, system_errors
 from .files import atomic, parse_json
-from .inference import class_count, class_labels, evaluation_copy, reader
+from .inference import class_count, class_labels, evaluation_copy, reader, temperature
 from .predict import predict
 
 try:
@@ -210,17 +210,18 @@ def filters(model: nn.Module, title: str = "") -> Figure:
     return figure
 
 
-def feature_maps(model: nn.Module, image: Any, channels: int = 7) -> Figure:
+def feature_maps(model: nn.Module, image: Any, channels: int = 7, photo: str = "auto") -> Figure:
     """What the levels of a model make of one image: per level the `channels` maps that vary most, each scaled to itself.
 
     Args:
         model: A timm model with `forward_intermediates`.
         image: See `data.open_image`.
         channels: Maps per level.
+        photo: What to do with the image, as in `predict`.
     """
     if not 1 <= channels <= _MOST:
         raise InputError(f"channels={channels} was given, allowed is 1 to {_MOST}. Pass channels=7, say.")
-    x = _input(model, image)
+    x = _input(model, image, photo)
     with torch.inference_mode():
         levels = evaluation_copy(model).forward_intermediates(x, intermediates_only=True)
     figure, tiles = _tiles(len(levels) * (channels + 1), channels + 1, "What each level sees (most varied channels)")
@@ -238,19 +239,23 @@ def feature_maps(model: nn.Module, image: Any, channels: int = 7) -> Figure:
     return figure
 
 
-def grad_cam(model: nn.Module, image: Any, label: int | None = None, level: int = -1) -> Figure:
-    """Where in an image the evidence for a class lies (Selvaraju et al., 2017, arXiv:1610.02391).
+def grad_cam(
+    model: nn.Module, image: Any, label: int | None = None, level: int = -1, photo: str = "auto"
+) -> Figure:  # fmt: skip
+    """Where in an image the evidence for a class lies (Selvaraju et al., 2017, arXiv:1610.02391), and its probability as
+    `predict` gives it.
 
     Args:
         model: A timm model with `feature_info`.
         image: See `data.open_image`.
         label: Index of the class; the model's own answer if None.
         level: Which entry of `feature_info` to look at, the last by default; earlier ones are finer and less telling.
+        photo: What to do with the image, as in `predict`.
     """
-    x = _input(model, image)
+    x = _input(model, image, photo)
     cam, logits = (t.cpu() for t in class_activation(model, x, label, level))
     label = logits.argmax().item() if label is None else label
-    name, probability = class_labels(model)[label], logits.softmax(0)[label].item()
+    name, probability = class_labels(model)[label], (logits / temperature(model)).softmax(0)[label].item()
     figure, tiles = _tiles(3, 3, f"Evidence for {name} ({probability:.1%})")
     pixels = _pixels(x)
     tiles[0].imshow(pixels, cmap="gray")
@@ -289,19 +294,21 @@ def class_activation(model: nn.Module, x: Tensor, label: int | None = None, leve
     return cam / cam.max().clamp(min=1e-12), logits.detach()
 
 
-def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "") -> Figure:
+def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", temperature: float = 1.0) -> Figure:
     """The images that a model got wrong with the least doubt, with its answer and the label.
 
     Args:
         logits: `(N, K)`, of `evaluate.predict_logits` on `split`.
         split: The images.
         count: How many to show.
+        title: Above the picture.
+        temperature: Of the model, from `inference.temperature`: with it the probabilities are those of `predict`.
     """
     if not 1 <= count <= 6 * _MOST:
         raise InputError(f"count={count} was given, allowed is 1 to {6 * _MOST}. Pass count=24, say.")
     if len(logits) != len(split):
         raise InputError(f"{len(logits)} outputs were given for {len(split)} images. Pass predict_logits(model, split).")
-    confidence, guess = logits.softmax(1).max(1)
+    confidence, guess = (logits / temperature).softmax(1).max(1)
     wrong = (guess != split.labels.cpu()).nonzero().flatten()
     if not len(wrong):
         raise InputError(f"The model got all {len(split)} images right: there is no mistake to show. Pass a larger split.")
@@ -347,9 +354,9 @@ def answer(model: nn.Module, image: Any, photo: str = "auto", shown: int = 5) ->
 # -- shared --------------------------------------------------------------------------------------------------------------
 
 
-def _input(model: nn.Module, image: Any) -> Tensor:
+def _input(model: nn.Module, image: Any, photo: str) -> Tensor:
     """One image as the model takes it, `(1, C, H, W)`."""
-    return reader(model)(image).pixels[None].to(next(model.parameters()))
+    return reader(model, photo)(image).pixels[None].to(next(model.parameters()))
 
 
 def _pixels(x: Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageOps
 
 import cnnzoo
 from cnnzoo import checkpoints, data, plots, published
@@ -129,10 +129,19 @@ def test_grad_cam_takes_any_timm_model_and_leaves_no_hook():
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_grad_cam_names_the_class_it_explains(model):
+@pytest.mark.parametrize("photo", ["auto", "makers", "never"])
+def test_grad_cam_names_the_class_and_the_probability_that_predict_gives(model, photo):
+    assert model.temperature != 1
+    bag = garments()["Bag"]
+    on_white = ImageOps.expand(ImageOps.invert(bag.resize((112, 112))), 20, fill=255)  # a photo
+    for image in (bag, on_white):
+        label, probability = cnnzoo.predict(model, image, photo=photo)[0]
+        title = plots.grad_cam(model, image, photo=photo)._suptitle.get_text()
+        assert title == f"Evidence for {label} ({probability:.1%})"
+
+
+def test_grad_cam_explains_the_class_that_is_asked_for(model):
     image = garments()["Bag"]
-    answer = cnnzoo.predict(model, image)[0]
-    assert answer[0] in plots.grad_cam(model, image)._suptitle.get_text()
     assert "Trouser" in plots.grad_cam(model, image, label=1)._suptitle.get_text()
 
 
@@ -153,6 +162,14 @@ def test_mistakes_shows_the_surest_first(tiny_split):
     titles = [axes.get_title() for axes in figure.axes]
     assert [t.split("labelled ")[1] for t in titles] == [names[tiny_split.labels[i]] for i in (9, 7)]
     assert torch.equal(shown(figure.axes[0]), tiny_split.images[9, 0])
+
+
+def test_mistakes_have_the_probabilities_at_the_models_temperature(tiny_split):
+    logits = torch.nn.functional.one_hot((tiny_split.labels + 1) % 10, 10) * 2.0
+    for temperature in (1.0, 0.5):
+        sure = (logits[:1] / temperature).softmax(1).max().item()
+        title = plots.mistakes(logits, tiny_split, count=1, temperature=temperature).axes[0].get_title()
+        assert f" {sure:.0%}\n" in title
 
 
 def test_mistakes_refuses_a_faultless_model_and_outputs_of_another_split(tiny_split):
@@ -183,7 +200,7 @@ def test_the_command_draws_each_kind(tmp_path, log, monkeypatch):
         ["curves", "."],
         ["filters", "lenet_tiny"],
         ["features", "lenet_tiny", "bag.png"],
-        ["gradcam", "lenet_tiny", "bag.png"],
+        ["gradcam", "lenet_tiny", "bag.png", "--photo", "never"],
     ):
         result = CliRunner().invoke(main, ["plot", *args])
         assert (result.exit_code, result.output) == (0, f"{args[0]}.png\n"), result.exception

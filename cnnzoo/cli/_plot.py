@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from ._common import data_dir_option, download_option, images_for, pretrained
+from ._common import data_dir_option, download_option, images_for, photo_option, pretrained
 
 _out = click.option("--out", metavar="FILE", help="The picture; its ending is the format.  [default: KIND.png]")
 
@@ -48,12 +48,13 @@ def confusion(model: str, out: str | None, data_dir: str | None, download: bool 
 @click.option("--count", default=24, show_default=True, help="How many.")
 def mistakes(model: str, out: str | None, data_dir: str | None, download: bool | None, count: int) -> None:
     """The test images that MODEL gets wrong with the least doubt."""
-    from .. import evaluate
+    from .. import evaluate, inference
 
     def figure(plots):
         network = pretrained(model)
         split = images_for(network, "test", data_dir, download)
-        return plots.mistakes(evaluate.predict_logits(network, split), split, count)
+        logits = evaluate.predict_logits(network, split)
+        return plots.mistakes(logits, split, count, temperature=inference.temperature(network))
 
     _draw("mistakes", out, figure)
 
@@ -71,9 +72,10 @@ def filters(model: str, out: str | None) -> None:
 @click.argument("image")
 @_out
 @click.option("--channels", default=7, show_default=True, help="Maps per level.")
-def features(model: str, image: str, out: str | None, channels: int) -> None:
+@photo_option
+def features(model: str, image: str, out: str | None, channels: int, photo: str) -> None:
     """What each level of MODEL makes of IMAGE."""
-    _draw("features", out, lambda plots: plots.feature_maps(pretrained(model), image, channels))
+    _draw("features", out, lambda plots: plots.feature_maps(pretrained(model), image, channels, photo))
 
 
 @plot.command()
@@ -82,9 +84,10 @@ def features(model: str, image: str, out: str | None, channels: int) -> None:
 @_out
 @click.option("--label", type=int, default=None, help="Index of a class.  [default: the model's answer]")
 @click.option("--level", default=-1, show_default=True, help="Feature level, as in `cnnzoo info`.")
-def gradcam(model: str, image: str, out: str | None, label: int | None, level: int) -> None:
+@photo_option
+def gradcam(model: str, image: str, out: str | None, label: int | None, level: int, photo: str) -> None:
     """Where in IMAGE the evidence for MODEL's answer lies (Grad-CAM)."""
-    _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level))
+    _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level, photo))
 
 
 @plot.command()
