@@ -242,3 +242,29 @@ def test_a_tensor_of_bfloat16_is_an_image(model):
 def test_more_pictures_than_can_be_told_apart_are_refused(model, draw):
     with pytest.raises(CnnzooError, match="allowed is 1 to 32"):
         draw(model)
+
+
+# -- what a model is built with ------------------------------------------------------------------------------------------
+
+BAD_ARGUMENTS = (
+    dict(in_chans=-1), dict(in_chans=0), dict(num_classes=1.5), dict(num_classes=-1), dict(num_classes=float("nan")),
+    dict(drop_rate=1.5), dict(drop_rate="much"), dict(global_pool="foo"), dict(drop_path_rate=-0.1),
+    dict(features_only=True, out_indices=()), dict(features_only=True, out_indices=(0, 0)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("given", BAD_ARGUMENTS, ids=str)
+def test_what_no_model_can_be_built_with_is_refused(given):
+    with pytest.raises(CnnzooError, match="given|global_pool"):
+        cnnzoo.create_model("resnet_tiny", device="meta", **given)
+
+
+@pytest.mark.parametrize("levels", [[1.5], (0, 0), (0, -3), []])
+def test_feature_levels_are_whole_numbers_and_none_is_asked_for_twice(levels):
+    model = cnnzoo.create_model("resnet_tiny")
+    count = len(model.feature_info)
+    levels = [-count if i == -3 else i for i in levels]
+    with pytest.raises(CnnzooError, match="Feature levels"):
+        model.forward_intermediates(torch.zeros(2, 1, 28, 28), levels)
+    with pytest.raises(CnnzooError, match="num_classes=-1"):
+        model.reset_classifier(-1)

@@ -80,7 +80,7 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cut = Image.fromarray(gray.round().astype(np.uint8)).crop(box)
     steps = {"photo": colour, "garment": Image.fromarray(mask.astype(np.uint8) * 255), "on black": cut}
-    return Photo(steps | {"28x28": _centred(cut)}, warnings)
+    return Photo(steps | {"model input": _centred(cut)}, warnings)
 
 
 def _garment(image: Image.Image, pixels: np.ndarray) -> tuple[np.ndarray, bool, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from .. import checkpoints
 from ..datasets import FASHION_MNIST
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
+from ._arguments import check_arguments
 from ._earned import Earned
 from ._input import check_input, describe_input
 from ._levels import cut_after, feature_wrapper, find_levels, steps_to, take_indices
@@ -66,6 +67,7 @@ class ConvNet(Earned):
         dtype=None,
     ) -> None:
         super().__init__()
+        check_arguments(num_classes, in_chans, global_pool, drop_rate, drop_path_rate)
         if drop_path_rate and not self.residual:
             raise CnnzooError(
                 f"drop_path_rate={drop_path_rate} was given; {type(self).__name__} has no residual blocks to drop. "
@@ -241,6 +243,7 @@ class ConvNet(Earned):
 
         `global_pool` stays unless given; only from `""`, which no classifier can follow, it goes back to the pooling before.
         """
+        check_arguments(num_classes, global_pool=self.global_pool if global_pool is None else global_pool)
         # The head may have no parameters left, so the whole model says where to put the new ones.
         self.head.reset(num_classes, global_pool, **get_device_dtype(self))
         self.num_classes = num_classes

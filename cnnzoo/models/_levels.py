@@ -35,12 +35,17 @@ def take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None)
     Raises:
         CnnzooError: There is no such level.
     """
+    asked = indices if isinstance(indices, (list, tuple)) else () if indices is None else (indices,)
+    whole = all(isinstance(i, int) and not isinstance(i, bool) for i in asked)
+    none = isinstance(indices, (list, tuple)) and not indices
     try:
+        if none or not whole or len({i % levels for i in asked}) < len(asked):
+            raise AssertionError("none, no whole number, or one twice")
         return feature_take_indices(levels, indices)
     except AssertionError as e:
         raise CnnzooError(
             f"Feature levels {indices!r} were given; this model has levels 0 (the finest) to {levels - 1}, or -{levels} to "
-            "-1 counted from the end."
+            "-1 counted from the end. Name one at least, and none twice."
         ) from e
 
 

@@ -1,0 +1,27 @@
+"""What a model may be built with."""
+
+from numbers import Integral, Real
+from typing import Any
+
+from ..errors import CnnzooError, unknown
+
+POOLINGS = ("avg", "max", "avgmax", "catavgmax", "flatten", "")
+
+
+def check_arguments(
+    num_classes: Any = 0, in_chans: Any = 1, global_pool: Any = "avg", drop_rate: Any = 0.0, drop_path_rate: Any = 0.0
+) -> None:
+    """Refuses arguments that no model can be built with; see `ConvNet` for what they are.
+
+    Raises:
+        CnnzooError: A number is of the wrong kind, or out of range.
+        UnknownNameError: There is no such pooling.
+    """
+    for name, value, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise CnnzooError(f"{name}={value!r} was given, allowed is a whole number from {least}. Pass {name}=10, say.")
+    for name, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
+            raise CnnzooError(f"{name}={value!r} was given, allowed is a number from 0 to 1. Pass {name}=0.1, say.")
+    if global_pool not in POOLINGS:
+        raise unknown("global_pool", str(global_pool), POOLINGS)
