@@ -197,6 +197,18 @@ def get_dataset_info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
+def facts(metrics: dict[str, Any], recipe: dict[str, Any]) -> DatasetInfo:
+    """What a run or a checkpoint folder says of its data; of older ones, what is known of their data set.
+
+    Raises:
+        DataError: What was noted is not whole.
+        UnknownNameError: Nothing was noted, and the data set is none that is known before it is read.
+    """
+    if "data" in metrics:
+        return from_record(metrics["data"])
+    return get_dataset_info(recipe["dataset"])
+
+
 def trained_on(tag: str) -> str:
     """The data set that a checkpoint's tag names, as `<dataset>` or `<variant>_<dataset>`; any other tag is its own."""
     known, rest = {*DATASETS, *TORCHVISION, "folder"}, tag.partition("_")[2]

@@ -145,6 +145,19 @@ def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: i
     return measure(logits, split.labels)
 
 
+def as_trained(model: nn.Module, split: Split) -> Split:
+    """A split as a model that was loaded with its weights knows such images: its mean, its std, its class indices.
+
+    Raises:
+        InputError: The split has a class that the model does not know.
+    """
+    inner = unwrapped(model)
+    cfg = getattr(inner, "pretrained_cfg", None) or {}
+    split = matched(split, tuple(getattr(inner, "labels", None) or ()), class_count(inner))
+    own = {k: tuple(cfg[k]) for k in ("mean", "std") if len(cfg.get(k) or ()) == len(getattr(split.info, k))}
+    return replace(split, info=replace(split.info, **own))
+
+
 def matched(split: Split, labels: tuple[str, ...], count: int) -> Split:
     """The split with its labels renumbered as a model of `count` classes called `labels` (empty if unknown) has them.
 

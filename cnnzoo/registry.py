@@ -1,17 +1,18 @@
 """timm's factory and listings, limited to the zoo, with errors that help."""
 
 import fnmatch
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import is_model, split_model_name_tag
 from torch import nn
 
 from . import checkpoints, configs, models, summary
 from .datasets import get_dataset_info
-from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
+from .errors import CheckpointError, CnnzooError, unknown
+from .resolve import Run, Source, read_run, resolve
 
 # What a model can do or be told; `info(name)["supports"]` has each model's. All but the last three hold for every model.
 CAPABILITIES = (
@@ -51,42 +52,63 @@ def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
     return list_models(pattern, pretrained=True)
 
 
-def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Builds a model of the zoo; as `timm.create_model`, which works just as well after `import cnnzoo`.
+def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Builds a model; as `timm.create_model`, which works just as well for names of the zoo after `import cnnzoo`.
 
     Args:
-        name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"` and
-            `"local-dir:folder"`, as in timm, but never with weights from a pickle.
-        pretrained: Load the checkpoint's weights, without the network where the installation carries them.
+        name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"`,
+            `"local-dir:folder"`, or simply the path of a run folder or a checkpoint folder (see `resolve`). Weights never
+            come from a pickle. A run's model has the classes, channels, image size and labels of its data.
+        pretrained: Load its weights, without the network where the installation carries them.
         kwargs: For the model (`num_classes`, `in_chans`, `drop_path_rate`, ...) and for timm (`features_only`,
             `out_indices`, `cache_dir`, ...).
 
     Raises:
-        UnknownNameError: There is no such model or tag; the nearest names are suggested.
-        CheckpointError: The weights are missing or not the published ones, or what is elsewhere is no model of the zoo.
+        UnknownNameError: There is no such model, tag or folder; the nearest names are suggested.
+        CheckpointError: The weights are missing or not the published ones, a run is not finished, or what is elsewhere is no
+            model of the zoo.
         HubError: The Hub cannot be reached, or has no such repository.
         TypeError: A keyword is unknown.
     """
-    if ":" in name:
-        return _from_elsewhere(name, pretrained, **kwargs)
-    arch, tag = split_model_name_tag(name)
-    if arch not in models.entrypoints():
-        hint = "timm has it: use timm.create_model." if is_model(arch) else "cnnzoo.list_models() lists them."
-        raise unknown("model", arch, models.entrypoints(), hint=hint)
-    _check_tag(arch, tag)
-    return timm.create_model(name, pretrained=pretrained, **kwargs)
+    source = resolve(name)
+    if source.kind == "run":
+        return _from_run(read_run(source.name), pretrained, **kwargs)
+    if source.kind != "name":
+        return _from_elsewhere(source, pretrained, **kwargs)
+    return timm.create_model(source.name, pretrained=pretrained, **kwargs)
 
 
-def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """A model whose config and weights are a Hub repository's (`hf-hub:`) or a folder's (`local-dir:`).
+def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """The model of a finished run, with all that the run knows of its data."""
+    info, classes = run.info, len(run.info.labels)
+    if pretrained:
+        if (found := checkpoints.sha256(run.weights)) != run.metrics["sha256"]:
+            raise CheckpointError(
+                f"{run.weights} is not what the run left: its sha256 is {found}, expected {run.metrics['sha256']}. Train it "
+                "again, or copy the folder again."
+            )
+        # The gate: exactly this model's tensors. timm would take others as far as they fit, and adapts to other kwargs.
+        own = timm.create_model(run.arch, in_chans=info.image_size[0], num_classes=classes, device="meta")
+        checkpoints.read_weights(run.weights, own)
+    overlay = dict(
+        file=str(run.weights) if pretrained else None, hf_hub_id=None, hf_hub_filename=None, tag=info.name,
+        input_size=info.image_size, num_classes=classes, mean=info.mean, std=info.std, label_names=info.labels,
+    )  # fmt: skip
+    kwargs["pretrained_cfg_overlay"] = {**overlay, **(kwargs.get("pretrained_cfg_overlay") or {})}
+    kwargs = dict(in_chans=info.image_size[0], num_classes=classes) | kwargs
+    model = timm.create_model(run.arch, pretrained=pretrained, **kwargs)
+    if pretrained and getattr(model, "num_classes", None) == classes:
+        model.temperature = run.temperature
+    return model
+
+
+def _from_elsewhere(source: Source, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """A model whose config and weights are a Hub repository's or a checkpoint folder's.
 
     Both are read as a stranger's before timm sees them.
     """
-    source, _, place = name.partition(":")
-    if source not in ("hf-hub", "local-dir") or not place:
-        raise UnknownNameError(f"Unknown model {name!r}. Write hf-hub:ORG/NAME, local-dir:FOLDER, or a name without ':'.")
-    needed = [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * pretrained
-    folder = checkpoints.fetch(place, needed, kwargs.get("cache_dir")) if source == "hf-hub" else Path(place)
+    place, needed = source.name, [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * pretrained
+    folder = checkpoints.fetch(place, needed, kwargs.get("cache_dir")) if source.kind == "hub" else Path(place)
     try:
         contents = [(folder / file).read_bytes() for file in needed]
     except OSError as e:
@@ -107,33 +129,32 @@ def _from_elsewhere(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise CheckpointError(f"{name} cannot be built so ({reason}). Leave out arguments that it does not have.") from e
+        raise CheckpointError(f"{place} cannot be built so ({reason}). Leave out arguments that it does not have.") from e
 
 
-def _check_tag(arch: str, tag: str) -> None:
-    if tag and f"{arch}.{tag}" not in checkpoints.names():
-        checkpoints.check_installation()
-        tags = [n.split(".", 1)[1] for n in list_pretrained(f"{arch}.*")]
-        raise unknown(f"tag of {arch}", tag, tags, hint="cnnzoo.list_pretrained() lists the checkpoints.")
-
-
-def info(name: str) -> dict[str, Any]:
-    """What is known of a model: size, cost, input, checkpoints and what it can do.
+def info(name: str | os.PathLike) -> dict[str, Any]:
+    """What is known of a model: size, cost, input, classes, accuracy and what it can do.
 
     Args:
-        name: A model of the zoo; with a tag, at the image size of that checkpoint.
+        name: As in `create_model`; with a tag, at the image size of that checkpoint.
 
     Returns:
         A dictionary that JSON can hold. Its `checkpoints` have by tag the percent of the test images that the weights that
-        ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`.
+        ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`. Those of
+        a folder are its own, by the name of its data; there are none where nothing was measured on a test set.
 
     Raises:
-        UnknownNameError: There is no such model or tag.
+        UnknownNameError, CheckpointError: As `create_model`.
     """
-    arch, _ = split_model_name_tag(name)
+    source = resolve(name)
     model = create_model(name, device="meta")
     cfg = model.pretrained_cfg
+    arch, labels = cfg["architecture"], cfg.get("label_names")
     size = summary.count(model, cfg["input_size"])
+    if source.kind == "name":
+        measured = {tag: checkpoints.metrics(f"{arch}.{tag}") for tag in checkpoints.pretrained_cfgs(arch)}
+    else:
+        measured = _measured(source.folder, cfg.get("tag") or "")
     return dict(
         name=arch,
         family=type(model).__name__,
@@ -141,15 +162,25 @@ def info(name: str) -> dict[str, Any]:
         macs=size.macs,
         input_size=list(cfg["input_size"]),
         num_classes=cfg["num_classes"],
+        labels=None if labels is None else list(labels),
         features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in model.feature_info],
-        checkpoints={tag: _accuracy(checkpoints.metrics(f"{arch}.{tag}")) for tag in checkpoints.pretrained_cfgs(arch)},
+        checkpoints={tag: _accuracy(found) for tag, found in measured.items()},
         supports=_supports(model),
     )
 
 
 def _accuracy(m: dict[str, Any]) -> dict[str, Any]:
-    """Of the weights that ship, and over all seeds."""
-    return dict({k: m[k] for k in ("top1", "top1_mean", "top1_std")}, n=len(m["seeds"]))
+    """Of the weights that ship, and over all seeds; a run is of one."""
+    mean = m.get("top1_mean", m["top1"])
+    return dict(top1=m["top1"], top1_mean=mean, top1_std=m.get("top1_std"), n=len(m.get("seeds", (0,))))
+
+
+def _measured(folder: Path | None, tag: str) -> dict[str, dict[str, Any]]:
+    """What a folder's metrics.json notes of the test set, by the name of the data."""
+    if folder is None or not (folder / "metrics.json").is_file():
+        return {}
+    found = checkpoints.read_json(folder / "metrics.json")
+    return {tag: found} if "top1" in found and found.get("split", "test") == "test" else {}
 
 
 def _supports(model: nn.Module) -> list[str]:

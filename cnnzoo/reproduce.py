@@ -5,12 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from timm.models import split_model_name_tag
-
-from . import checkpoints, registry, train
+from . import checkpoints, train
 from .datasets import get_dataset_info
 from .errors import unknown
 from .recipes import Recipe, override
+from .resolve import resolve
 
 _ERRORS = 3  # standard errors of the difference that are allowed
 FORMULA = f"{_ERRORS} sqrt((p (1 - p) + q (1 - q)) / n)"
@@ -94,9 +93,8 @@ def _tolerance(p: float, q: float, count: int) -> float:
 
 
 def _checkpoint(name: str) -> str:
-    known = registry.list_pretrained()
-    arch, tag = split_model_name_tag(name)
-    full = name if tag else f"{arch}.{next(iter(checkpoints.pretrained_cfgs(arch)), '')}"
-    if full not in known:
+    source = resolve(name)
+    if source.kind != "name" or source.folder is None:
+        known = checkpoints.names()
         raise unknown("checkpoint", name, known, hint="cnnzoo list --pretrained lists the checkpoints.")
-    return full
+    return source.folder.name

@@ -118,7 +118,7 @@ def test_eval_on_data_of_other_classes_is_refused_in_one_line(tmp_path, classes)
         for i in range(5):
             Image.effect_noise((28, 28), 50).save(tmp_path / name / f"{i}.png")
     result = run("eval", "lenet_tiny", "--dataset", "folder", "--data-dir", tmp_path, code=1)
-    assert "knows the classes T-shirt/top, Trouser" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "It knows T-shirt/top, Trouser" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_info_shows_size_cost_and_accuracy():
@@ -193,6 +193,13 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
     [
         (["info", "resnxt_small"], "Did you mean resnext_small"),
         (["info", "resnext_small.nope"], "tag of resnext_small"),
+        (["info", "../x"], "Unknown model '../x': there is no such folder"),
+        (["info", "runs/mine"], "or the path of a run folder"),
+        (["info", "."], "has neither of them: config.json"),
+        (["publish", "--root", "/nonexistent"], "/nonexistent is no folder; nothing was published"),
+        (["publish", "--root", "."], "no checkpoint folder"),
+        (["verify", "alexnet_d2l"], "without weights"),
+        (["verify", "hf-hub:a/b"], "on the Hub"),
         (["list", "nothing*"], "No model fits"),
         (["list", "--supports", "dynamic_sise"], "Did you mean dynamic_size"),
         (["eval", "local-dir:no/such/folder"], "config.json"),
@@ -201,10 +208,10 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "hf-hub:"], "hf-hub:ORG/NAME"),
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),
-        (["build", ".", "--holdout", "."], "cannot be read"),
-        (["measure", "no/such/folder"], "Unknown checkpoint"),
-        (["verify", "no/such/folder"], "no/such/folder is no folder"),
-        (["push", "no/such/folder", "a/b"], "no/such/folder is no folder"),
+        (["build", ".", "--holdout", "."], "recipe.json, which a run folder has"),
+        (["measure", "no/such/folder"], "Unknown model 'no/such/folder': there is no such folder"),
+        (["verify", "no/such/folder"], "no such folder"),
+        (["push", "no/such/folder", "a/b"], "no such folder"),
         (["pull", "a b"], "ORG/NAME"),
         (["train", "lenet_tiny", "--out", "x", "--opt", "sdg"], "Did you mean"),
         (["train", "alexnet_d2l", "--out", "x"], "224x224 only"),

@@ -15,8 +15,9 @@ PACKAGE = Path(cnnzoo.__file__).parent
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
     "process", "version", "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes",
-    "checkpoints", "metrics", "data", "inference", "models", "configs", "registry", "evaluate", "predict", "photos",
-    "robustness", "published", "plots", "hub", "train", "reproduce", "drawings", "exporting", "bench", "cli", "run",
+    "checkpoints", "metrics", "data", "inference", "models", "configs", "resolve", "registry", "evaluate", "predict",
+    "photos", "robustness", "published", "plots", "hub", "train", "reproduce", "drawings", "exporting", "bench", "cli",
+    "run",
 )  # fmt: skip
 APART = ({"data", "models"},)  # neither imports the other, whatever the order
 

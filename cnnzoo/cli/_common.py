@@ -12,7 +12,6 @@ from torch import nn
 from .. import data
 from ..datasets import trained_on
 from ..errors import CnnzooError, system_errors
-from ..inference import class_labels
 from ..process import INTERRUPTED, interruptible
 
 data_dir_option = click.option(
@@ -84,7 +83,7 @@ def may_download(data_dir: str | None, asked: bool | None) -> bool:
 
 
 def pretrained(model: str, device: str = "cpu") -> nn.Module:
-    """The model with its weights, on a device."""
+    """The model with its weights, on a device; `model` is whatever `resolve` takes."""
     from .. import registry
 
     network = registry.create_model(model, pretrained=True)
@@ -99,28 +98,18 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
 def images_for(
     network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
 ) -> data.Split:
-    """A split of `dataset`, or of what the model was trained on."""
-    dataset = dataset or trained_on((getattr(network, "pretrained_cfg", None) or {}).get("tag") or "")
+    """A split of `dataset`, or of what the model was trained on, or of a folder of pictures, with the model's classes."""
+    from .. import evaluate
+
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    if dataset is None and data_dir and data.is_image_folder(data_dir):
+        dataset = "folder"
+    dataset = dataset or trained_on(cfg.get("tag") or "")
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
-    found = data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download))
-    knows, has = class_labels(network), found.info.labels
-    if len(knows) != len(has) or (_named(network) and tuple(knows) != tuple(has)):
-        raise CnnzooError(
-            f"The model knows the classes {_short(knows)}; {found.info.title} has {_short(has)}. Measure it on data of its "
-            "own classes, in their order, or train it on these."
-        )
-    return found
-
-
-def _named(network: nn.Module) -> bool:
-    """Whether the classes of a model have names; else they are known by their number alone."""
-    return bool(getattr(network, "labels", ()))
-
-
-def _short(labels: Sequence[str]) -> str:
-    names = ", ".join(label[:20] for label in labels[:3])
-    return f"{names}, ... ({len(labels)})" if len(labels) > 3 else names
+    size = data.reading_size(dataset, (network.in_chans, *cfg["input_size"][1:]))
+    found = data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download), image_size=size)
+    return evaluate.as_trained(network, found)
 
 
 def accuracy(row: dict[str, Any]) -> str:

@@ -43,32 +43,38 @@ def build(
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, metavar="FOLDERS")
+@click.argument("models", nargs=-1, required=True, metavar="MODELS")
 @device_option
 @data_dir_option
 @download_option
-def measure(folders: tuple[str, ...], device: str, data_dir: str | None, download: bool | None) -> None:
-    """Measure what checkpoint FOLDERS (or names) lack: confusions, calibrated error, accuracy on spoiled test images."""
+def measure(models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None) -> None:
+    """Measure what MODELS lack: confusions, calibrated error, accuracy on spoiled test images.
+
+    They are checkpoint folders, names of checkpoints, or run folders.
+    """
     from .. import hub
 
-    for folder in folders:
-        added = hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download), device=device)
-        click.echo(f"{folder}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
+    for model in models:
+        added = hub.measure(model, data_dir=data_dir, download=may_download(data_dir, download), device=device)
+        click.echo(f"{model}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, metavar="MODELS")
 @json_option
-def verify(folders: tuple[str, ...], as_json: bool) -> None:
-    """Hold checkpoint FOLDERS against themselves: hashes, card, config, and the logits of a fresh process."""
+def verify(models: tuple[str, ...], as_json: bool) -> None:
+    """Hold MODELS against themselves: hashes, card, config, and the logits of a fresh process.
+
+    They are checkpoint folders, names of checkpoints, or run folders.
+    """
     from .. import hub
 
     found = []
-    for folder in folders:
-        metrics = hub.verify(folder)
-        found.append(dict(folder=folder, good=True, top1=metrics.get("top1"), sha256=metrics["sha256"]))
+    for model in models:
+        metrics = hub.verify(model)
+        found.append(dict(model=model, good=True, top1=metrics.get("top1"), sha256=metrics["sha256"]))
         if not as_json:
-            click.echo(f"{folder}: good, {_accuracy(metrics)}")
+            click.echo(f"{model}: good, {_accuracy(metrics)}")
     if as_json:
         click.echo(json.dumps(found, indent=2))
 
@@ -88,15 +94,18 @@ def twin(folder: str, out: str) -> None:
 
 
 @click.command()
-@click.argument("folder")
+@click.argument("model")
 @click.argument("repo")
 @_private
 @_revision
-def push(folder: str, repo: str, private: bool, revision: str | None) -> None:
-    """Verify a checkpoint FOLDER and publish it as the Hub's REPO (ORG/NAME), in one commit."""
+def push(model: str, repo: str, private: bool, revision: str | None) -> None:
+    """Verify MODEL and publish it as the Hub's REPO (ORG/NAME), in one commit.
+
+    MODEL is a checkpoint folder, the name of a checkpoint, or a run folder.
+    """
     from .. import hub
 
-    commit = hub.push(folder, repo, private=private, revision=revision)
+    commit = hub.push(model, repo, private=private, revision=revision)
     click.echo(f"{repo} is at {commit}")
 
 

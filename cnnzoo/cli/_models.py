@@ -129,12 +129,13 @@ def info(model: str, as_json: bool) -> None:
         return
     levels = "  ".join(f"{f['channels']} at 1/{f['reduction']}" for f in facts["features"])
     trained = "; ".join(f"{tag}, test top-1 {accuracy(found)}" for tag, found in facts["checkpoints"].items())
+    names = f": {', '.join(facts['labels'])}" if facts["labels"] else ""
     shown = [
         ("model", f"{facts['name']} ({facts['family']})"),
         ("parameters", f"{facts['params']:,}"),
         ("MACs", f"{facts['macs']:,}"),
         ("input", "x".join(map(str, facts["input_size"]))),
-        ("classes", str(facts["num_classes"])),
+        ("classes", f"{facts['num_classes']}{names}"),
         ("features", levels),
         ("pretrained", trained or "no"),
         ("supports", ", ".join(facts["supports"])),
@@ -188,9 +189,11 @@ def eval_(
     if as_json:
         click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
         return
-    labels = evaluate.matched(images, network.labels, network.num_classes).info.labels
     seen = [sum(row) for row in m.confusion]
-    table(["class", "top-1"], [[label, f"{v:.1f} %"] for label, v, n in zip(labels, m.per_class, seen, strict=True) if n])
+    table(
+        ["class", "top-1"],
+        [[label, f"{v:.1f} %"] for label, v, n in zip(images.info.labels, m.per_class, seen, strict=True) if n],
+    )
     click.echo(f"\ncross-entropy {m.loss:.4f}, expected calibration error {m.ece:.2f} %{', flip TTA' if tta else ''}")
     arch, tag = (network.pretrained_cfg or {}).get("architecture"), (network.pretrained_cfg or {}).get("tag")
     if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
@@ -226,18 +229,19 @@ def _eval_photos(
 @click.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
-@click.option("--topk", default=3, show_default=True, help="Answers per image.")
+@click.option("--topk", type=int, help="Answers per image.  [default: 3, or all classes of a model that has fewer]")
 @photo_option
 @click.option("--show", metavar="FILE", help="Draw the steps and the answer of the first one (needs the extra plot).")
 @device_option
 @json_option
 def predict(
-    images: tuple[str, ...], model: str, topk: int, photo: str, show: str | None, device: str, as_json: bool
+    images: tuple[str, ...], model: str, topk: int | None, photo: str, show: str | None, device: str, as_json: bool
 ) -> None:  # fmt: skip
     """Name what IMAGES show: photos of garments, or files of 28x28 pixels, light on black, which is what the model knows."""
     from ..predict import predict as classify
 
     network = pretrained(model, device)
+    topk = min(3, network.num_classes) if topk is None else topk
     answers = classify(network, list(images), topk=topk, photo=photo)
     if show:
         from .. import plots

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
-from ..recipes import RECIPES, Recipe, get_recipe
+from ..data import Split
+from ..recipes import RECIPES, Recipe, get_recipe, override
 from ._common import Stopped, data_dir_option, download_option, json_option, may_download
 
 
@@ -42,9 +44,31 @@ def _defaults(values: dict[str, Any]) -> str:
     return "; ".join([shown(usual), *others])
 
 
-def _show_recipe(resolved: dict[str, Any]) -> None:
-    fields = " ".join(f"{k}={v!r}" for k, v in resolved.items())
+def _show_start(recipe: dict[str, Any], split: Split, judge: Split, divided: bool) -> None:
+    """What was understood: the pictures, and the recipe with what stands for 0 in it."""
+    chans, height, width = split.info.image_size
+    side = recipe["image_size"] or height
+    if recipe["dataset"] == "folder":
+        click.echo(click.wrap_text(_understood(split, judge, side, recipe["holdout"], divided), width=125), err=True)
+    size = dict(in_chans=chans, image_size=side if side == width or recipe["image_size"] else (height, width))
+    fields = " ".join(f"{k}={v!r}" for k, v in (recipe | size).items())
     click.echo(click.wrap_text(f"Training with {fields}", width=125), err=True)
+
+
+def _understood(split: Split, judge: Split, side: int, holdout: bool, divided: bool) -> str:
+    info, both = split.info, torch.cat([split.labels.cpu(), judge.labels.cpu()])
+    numbers = both.bincount(minlength=len(info.labels)).tolist()
+    counts = [f"{name} {n:,}" for name, n in zip(info.labels, numbers, strict=True)]
+    kinds = ", ".join(counts[:20]) + (", ..." if len(counts) > 20 else "")
+    size = f"{info.image_size[0]}x{side}x{side}, {'gray' if info.image_size[0] == 1 else 'colour'}"
+    if holdout:
+        part = f"{len(judge):,} are the holdout, which is measured on; the test set is left alone"
+    else:
+        part = f"{len(judge):,}{', a fifth of each class,' if divided else ''} are the test set"
+    return (
+        f"{info.title}: {len(both):,} pictures of {len(counts)} classes ({kinds}). Each becomes {size}; --image-size and "
+        f"--in-chans (1 for gray, 3 for colour) change that. {len(split):,} are trained on; {part}."
+    )
 
 
 @click.command("train")
@@ -64,17 +88,22 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 
     A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
     """
-    from .. import data, train
+    from .. import data, registry, train
 
     if fields["dataset"] is None and data_dir and data.is_image_folder(data_dir):
         fields["dataset"] = "folder"
 
-    chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
+    def show(resolved: dict[str, Any], split: Split, judge: Split) -> None:
+        divided = resolved["dataset"] == "folder" and not data.has_test_folder(data_dir)
+        _show_start(resolved, split, judge, divided)
+
+    arch = registry.create_model(model, device="meta").pretrained_cfg["architecture"]  # MODEL may be a folder, say
+    chosen = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
     try:
         metrics = train.train(
             chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
             holdout=holdout, resume=resume, device=device, track=track, skip_broken=skip_broken,
-            on_start=_show_recipe,
+            on_start=show,
         )  # fmt: skip
     except KeyboardInterrupt:
         if not (Path(out) / train.CHECKPOINT).is_file():

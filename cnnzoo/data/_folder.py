@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..datasets import DATASETS
 from ..errors import DataError, system_errors
 from ._images import read_images
 from ._sources import TEST_NAMES, Raw, divide
@@ -74,9 +75,14 @@ def labelled_files(root: Path) -> list[tuple[Path, str]]:
 
 
 def is_image_folder(data_dir: str | Path) -> bool:
-    """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`."""
+    """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`.
+
+    Where the files of a data set lie that has a name, other pictures may lie beside them.
+    """
     from PIL import Image
 
+    if any((Path(data_dir).expanduser() / info.folder).is_dir() for info in DATASETS.values()):
+        return False
     endings = tuple(Image.registered_extensions())
     return any(
         path.name.lower().endswith(endings)
@@ -84,6 +90,11 @@ def is_image_folder(data_dir: str | Path) -> bool:
         for path in Path(data_dir).expanduser().glob(pattern)
         if path.is_file()
     )
+
+
+def has_test_folder(data_dir: str | Path) -> bool:
+    """Whether the pictures to test on lie in a folder of their own; else a fifth of each class is tested on."""
+    return _layout(Path(data_dir).expanduser())[1] is not None
 
 
 def _layout(root: Path) -> tuple[Path, Path | None]:

@@ -102,6 +102,15 @@ def size_of(name: str) -> tuple[int, int, int] | None:
     return known.image_size if known else None
 
 
+def reading_size(name: str, image_size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The size to read a data set's images at, for a model that takes `image_size`.
+
+    Images that all have one size are read at that, and scaled batch by batch, as in training; others when they are read.
+    """
+    own = size_of(name)
+    return image_size if own is None else (image_size[0], *own[1:])
+
+
 def _canonical(name: str) -> str:
     """The one name of what may be called by several: with a slash as people write it, without as in a checkpoint's tag."""
     if name.startswith("hfds--"):

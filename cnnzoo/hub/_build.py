@@ -16,13 +16,14 @@ from torch import nn
 
 from .. import checkpoints, inference, registry, summary
 from ..configs import load_model, read_config
-from ..datasets import DATASETS, DatasetInfo, record
+from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, write_json
 from ..metrics import check_metrics
 from ..recipes import completed
+from ..resolve import Run, read_run, resolve
 from ..version import __version__
-from ._card import CUSTOM, card, facts, full_name, widened
+from ._card import CUSTOM, card, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
 
 
@@ -67,38 +68,36 @@ def build(
 
 
 def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: str) -> Path:
-    found = [(run, *_read_run(run, "test")) for run in runs]
+    found = [_read_run(run, "test") for run in runs]
     if holdout_run is not None:
-        found.append((holdout_run, *_read_run(holdout_run, "holdout")))
-    for run, recipe, measured in found:
-        if _comparable(recipe, measured) != _comparable(*found[0][1:]):
-            raise CheckpointError(f"{run} is of another recipe than the rest. Give runs that differ in seed alone.")
-        if measured.get("data") != found[0][2].get("data"):
-            raise CheckpointError(f"{run} has seen other data than the rest. Give runs that differ in seed alone.")
-    holdout = found.pop()[2] if holdout_run is not None else None
-    for i, (run, _, measured) in enumerate(found):
-        if twin_run := next((other for other, _, m in found[:i] if m["seed"] == measured["seed"]), None):
+        found.append(_read_run(holdout_run, "holdout"))
+    for run in found:
+        if _comparable(run.recipe, run.metrics) != _comparable(found[0].recipe, found[0].metrics):
+            raise CheckpointError(f"{run.folder} is of another recipe than the rest. Give runs that differ in seed alone.")
+        if run.metrics.get("data") != found[0].metrics.get("data"):
+            raise CheckpointError(f"{run.folder} has seen other data than the rest. Give runs that differ in seed alone.")
+    holdout = found.pop() if holdout_run is not None else None
+    for i, run in enumerate(found):
+        seed = run.metrics["seed"]
+        if twin_run := next((other for other in found[:i] if other.metrics["seed"] == seed), None):
             raise CheckpointError(
-                f"{twin_run} and {run} are both of seed {measured['seed']}, and count as one. Give each run once, and runs "
-                "that differ in seed."
+                f"{twin_run.folder} and {run.folder} are both of seed {seed}, and count as one. Give each run once, and "
+                "runs that differ in seed."
             )
-    found.sort(key=lambda entry: entry[2]["seed"])
-    source, recipe, measured = found[0]
-    checkpoints.verify(source / checkpoints.WEIGHTS, measured["sha256"])
-    metrics = _merge([m for _, _, m in found], holdout)
-    recipe = {k: v for k, v in recipe.items() if k != "holdout"}
-    info = facts(metrics, recipe)
+    found.sort(key=lambda run: run.metrics["seed"])
+    source = found[0]
+    metrics = _merge(found, holdout)
+    recipe = {k: v for k, v in source.recipe.items() if k != "holdout"}
     if recipe.get("pretrained") and (base := _base_model(recipe["model"])):
         metrics["base_model"] = base
     if variant:
-        metrics["tag"] = f"{variant}_{info.name}"
-    folder = out / full_name(metrics, info)
-    model = _fresh(recipe["model"], info)
-    checkpoints.load_weights(model, source / checkpoints.WEIGHTS)
+        metrics["tag"] = f"{variant}_{source.info.name}"
+    folder = out / full_name(metrics, source.info)
+    model = registry.create_model(source.folder, pretrained=True)
     with replacing(folder) as made:
         with atomic(made / checkpoints.WEIGHTS) as temporary:
-            shutil.copyfile(source / checkpoints.WEIGHTS, temporary)
-        write_rest(made, folder, model, info, metrics, recipe)
+            shutil.copyfile(source.weights, temporary)
+        write_rest(made, folder, model, source.info, metrics, recipe)
     return folder
 
 
@@ -178,6 +177,26 @@ def twin(folder: str | Path, out: str | Path) -> Path:
         metrics = dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest)
         write_rest(scratch, made, model, info, metrics, recipe)
     return made
+
+
+@contextmanager
+def folder_of(model: str | os.PathLike) -> Iterator[Path]:
+    """The checkpoint folder that a MODEL means, see `resolve`; of a run one that is made for the block.
+
+    A folder that is called like a checkpoint of the zoo is meant before that.
+
+    Raises:
+        CheckpointError: It is on the Hub, or has no weights, or is a run that no folder can be made of.
+    """
+    source = resolve(model, folder_first=True)
+    if source.kind == "run":
+        with tempfile.TemporaryDirectory() as scratch:
+            yield build(source.name, scratch)
+        return
+    if source.folder is None:
+        what = "on the Hub" if source.kind == "hub" else "a model without weights"
+        raise CheckpointError(f"{model} was given, which is {what}. Name a checkpoint folder, a run folder, or NAME.TAG.")
+    yield source.folder
 
 
 # -- the files -----------------------------------------------------------------------------------------------------------
@@ -274,15 +293,15 @@ def _described(
 # -- runs ----------------------------------------------------------------------------------------------------------------
 
 
-def _fresh(arch: str, info: DatasetInfo) -> nn.Module:
-    return registry.create_model(arch, in_chans=info.image_size[0], num_classes=len(info.labels))
-
-
-def _base_model(name: str) -> str | None:
-    """The Hub's name of the checkpoint that `pretrained` means for a model of this name, None if there is none here."""
-    arch, _, tag = name.partition(".")
-    tag = tag or next(iter(checkpoints.pretrained_cfgs(arch)), "")
-    return f"{checkpoints.HUB_ORG}/{arch}.{tag}" if tag else None
+def _base_model(model: str) -> str | None:
+    """The Hub's name of the checkpoint that `pretrained` meant for a MODEL, None if it is on no Hub, or gone."""
+    try:
+        source = resolve(model)
+    except CnnzooError:
+        return None
+    if source.kind == "hub":
+        return source.name.partition("@")[0]
+    return f"{checkpoints.HUB_ORG}/{source.folder.name}" if source.kind == "name" and source.folder else None
 
 
 def read_numbers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -301,18 +320,17 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-def _read_run(run: Path, split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    recipe, metrics = checkpoints.read_json(run / RECIPE), _read_metrics(run)
-    if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
-        raise CheckpointError(f"{run} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
-    if "data" not in metrics and recipe["dataset"] not in DATASETS:
-        raise CheckpointError(f"{run} does not say what its data were: it was made by an older version. Train it again.")
-    if metrics["split"] != split:
+def _read_run(given: Path, split: str) -> Run:
+    source = resolve(given)
+    if source.kind != "run":
+        raise CheckpointError(f"{given} is a checkpoint folder, needed is a run folder. Name one that cnnzoo train made.")
+    run = read_run(source.name)
+    if run.metrics["split"] != split:
         raise CheckpointError(
-            f"{run} measured the {metrics['split']} split, a run on {split} is needed. Train it "
+            f"{given} measured the {run.metrics['split']} split, a run on {split} is needed. Train it "
             f"{'with' if split == 'holdout' else 'without'} --holdout."
         )
-    return recipe, metrics
+    return run
 
 
 def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -325,16 +343,16 @@ def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, A
     return same | dict(teachers=measured.get("teachers", []))
 
 
-def _merge(runs: list[dict[str, Any]], holdout: dict[str, Any] | None) -> dict[str, Any]:
-    tops = [m["top1"] for m in runs]
+def _merge(runs: list[Run], holdout: Run | None) -> dict[str, Any]:
+    tops = [run.metrics["top1"] for run in runs]
     merged = dict(
-        {k: v for k, v in runs[0].items() if k != "split"},
-        seeds=[m["seed"] for m in runs],
+        {k: v for k, v in runs[0].metrics.items() if k != "split"},
+        model=runs[0].arch,
+        seeds=[run.metrics["seed"] for run in runs],
         top1_mean=round(statistics.mean(tops), 3),
         top1_std=round(statistics.stdev(tops), 3) if len(tops) > 1 else None,
     )
     if holdout is not None:
-        low, high = checkpoints.TEMPERATURES  # a holdout without errors fits 0
-        temperature = min(max(holdout["temperature"], low), high)
-        merged |= dict(holdout_top1=holdout["top1"], holdout_command=holdout["command"], temperature=temperature)
+        noted = holdout.metrics
+        merged |= dict(holdout_top1=noted["top1"], holdout_command=noted["command"], temperature=holdout.temperature)
     return merged

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from .. import checkpoints
-from ..datasets import DATASETS, TORCHVISION, DatasetInfo, from_record, get_dataset_info
+from ..datasets import DATASETS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
 from ..robustness import as_markdown
 from ._folder import PICTURE
@@ -140,18 +140,6 @@ _VARIANT = """
 This is the 3-channel twin of these weights, on the branch `{rgb}`: its first layer is the gray one's, repeated and divided
 by three, so that a gray image in RGB gives the gray model's answer. Accuracy is the gray weights'.
 """
-
-
-def facts(metrics: dict[str, Any], recipe: dict[str, Any]) -> DatasetInfo:
-    """What a folder says of its data; of folders made before it was noted, what is known of their data set.
-
-    Raises:
-        DataError: What was noted is not whole.
-        UnknownNameError: Nothing was noted, and the data set is none that is known before it is read.
-    """
-    if "data" in metrics:
-        return from_record(metrics["data"])
-    return get_dataset_info(recipe["dataset"])
 
 
 def full_name(metrics: dict[str, Any], info: DatasetInfo) -> str:

@@ -1,28 +1,33 @@
 """What is measured on a checkpoint folder after the run: confusions, calibration and robustness, on the test set."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .. import checkpoints, data, evaluate, registry, robustness
-from ..errors import CheckpointError, system_errors, unknown
-from ._build import read_numbers, replacing, write_rest
-from ._card import facts
+from ..datasets import facts
+from ..errors import CheckpointError, system_errors
+from ..files import write_json
+from ..resolve import resolve
+from ._build import folder_of, read_numbers, replacing, write_rest
+from ._folder import METRICS
 
 _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from the first: machines round differently
 
 
 @system_errors()
 def measure(
-    folder: str | Path, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu"
+    model: str | os.PathLike, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Measures what a checkpoint's metrics.json lacks, and writes it there and into the card; all else stays as it is.
+    """Measures what a checkpoint's metrics.json lacks, and writes it there and into its card; all else stays as it is.
 
     Measured are `confusion`, how often each class is taken for each, `ece_calibrated`, the calibration error at the stored
     temperature, and `robustness`, the accuracy on spoiled images (see `robustness.accuracies`).
 
     Args:
-        folder: A checkpoint folder as `hub.build` makes it from runs, or the name of one of the zoo's.
+        model: A checkpoint folder as `hub.build` makes it from runs, the name of one of the zoo's, or a run folder, in whose
+            metrics.json it is noted.
         data_dir, download: See `data.load_split`.
         device: A torch device.
 
@@ -31,9 +36,18 @@ def measure(
 
     Raises:
         CheckpointError: The weights are not the folder's, or do not give its accuracy, or it has none.
-        UnknownNameError: There is no such checkpoint.
+        UnknownNameError: There is no such checkpoint or folder.
     """
-    folder = _find(folder)
+    source = resolve(model, folder_first=True)
+    with folder_of(model) as folder:
+        added = _measure(folder, data_dir, download, device)
+    if source.kind == "run" and added:
+        path = source.folder / METRICS
+        write_json(path, _after("ece", checkpoints.read_json(path), added))
+    return added
+
+
+def _measure(folder: Path, data_dir: str | Path | None, download: bool, device: str) -> dict[str, Any]:
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
         raise CheckpointError(f"{folder} has no measured numbers; those of runs do. Build it from a run: cnnzoo build.")
@@ -47,9 +61,7 @@ def measure(
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     info = facts(metrics, recipe)
     model = registry.create_model(f"local-dir:{folder}", pretrained=True).to(device)
-    # Images of one size are scaled batch by batch, as in training; those of all sizes when they are read.
-    own = data.size_of(recipe["dataset"])
-    size = info.image_size if own is None else (info.image_size[0], *own[1:])
+    size = data.reading_size(recipe["dataset"], info.image_size)
     split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
     logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
     measured = evaluate.measure(logits, split.labels)
@@ -70,15 +82,6 @@ def measure(
         shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
         write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
     return added
-
-
-def _find(folder: str | Path) -> Path:
-    path = Path(folder)
-    if path.is_dir():
-        return path
-    if str(folder) not in checkpoints.names():
-        raise unknown("checkpoint", str(folder), checkpoints.names(), hint="A folder that cnnzoo build made will do too.")
-    return checkpoints.folder(str(folder))
 
 
 def _after(key: str, metrics: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:

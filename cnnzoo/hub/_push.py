@@ -1,6 +1,7 @@
 """From a verified folder to a repository: one commit per branch, all of it or nothing."""
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from huggingface_hub.hf_api import ModelInfo
 
 from .. import checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
-from ..errors import HubError, system_errors
+from ..datasets import facts
+from ..errors import CheckpointError, HubError, system_errors
 from ..version import __version__
-from ._build import read_numbers, twin
-from ._card import RGB, card, facts, full_name
+from ._build import folder_of, read_numbers, twin
+from ._card import RGB, card, full_name
 from ._folder import ALLOWED, CARD, CONFIG
 from ._verify import verify
 
@@ -25,7 +27,7 @@ _KEEP = (".gitattributes",)  # the Hub's own file
 
 @system_errors()
 def push(
-    folder: str | Path,
+    model: str | os.PathLike,
     repo_id: str,
     *,
     private: bool = True,
@@ -33,13 +35,13 @@ def push(
     token: str | bool | None = None,
     deadline: float = 600,
 ) -> str:
-    """Publishes a checkpoint folder: verifies it, and makes a branch hold exactly its files, in one commit.
+    """Publishes a checkpoint: verifies its folder, and makes a branch hold exactly its files, in one commit.
 
     What an older version left there goes in the same commit. A push to `main` brings the branch `rgb`, which has the
     3-channel twin of a 1-channel model, up to date too. Pushing what is already there makes no commit.
 
     Args:
-        folder: As `hub.build` makes it.
+        model: A checkpoint folder, the name of one of the zoo's, or a run folder; see `verify`.
         repo_id: `"org/name"`; made if it does not exist.
         private: Who may see it. A repository of the other kind is refused, and stays as it is.
         revision: A branch, made if it does not exist; `main` if None.
@@ -50,14 +52,14 @@ def push(
         The branch's commit.
 
     Raises:
-        CheckpointError: The folder is not fit to be published.
+        CheckpointError, UnknownNameError: As `verify`; the folder is not fit to be published.
         HubError: The Hub refuses or cannot be reached. What others see is the old state or the new one.
     """
-    verify(folder)
     repo, branch = Repository(repo_id, token), revision or "main"
-    with tempfile.TemporaryDirectory() as scratch:
-        branches = _branches(Path(folder), repo_id, branch, Path(scratch))
-        return within(deadline, f"Pushing {folder} to {repo_id}", lambda: _push(repo, branches, private))
+    with folder_of(model) as folder, tempfile.TemporaryDirectory() as scratch:
+        verify(folder)
+        branches = _branches(folder, repo_id, branch, Path(scratch))
+        return within(deadline, f"Pushing {model} to {repo_id}", lambda: _push(repo, branches, private))
 
 
 def publish(
@@ -75,9 +77,14 @@ def publish(
         A branch, as `org/name@branch`, and what changes there; when pushed, its commit.
 
     Raises:
-        CheckpointError, HubError: As `push`; what came before is published.
+        CheckpointError, HubError: As `push`; what came before is published. Or `root` holds no checkpoint folder.
     """
-    for folder in sorted(p.parent for p in Path(root or checkpoints.root()).glob(f"*.*/{CONFIG}")):
+    place = Path(root or checkpoints.root())
+    folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
+    if not folders:
+        what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is no folder"
+        raise CheckpointError(f"{place} {what}; nothing was published. Name the folder that cnnzoo build put them into.")
+    for folder in folders:
         repo_id = f"{org}/{folder.name}"
         if really:
             yield f"{repo_id}@main", push(folder, repo_id, private=False, token=token)

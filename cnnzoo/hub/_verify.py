@@ -12,9 +12,10 @@ from torch import nn
 
 from .. import checkpoints
 from ..configs import load_model, read_config
+from ..datasets import facts
 from ..errors import CheckpointError, CnnzooError, system_errors
-from ._build import config, read_numbers
-from ._card import card, facts, full_name, widened
+from ._build import config, folder_of, read_numbers
+from ._card import card, full_name, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
 
 # A process that knows nothing but the folder; what it prints last is its answer.
@@ -30,22 +31,28 @@ _PATIENCE = 300  # seconds; importing torch takes most of it on a slow disk
 
 
 @system_errors()
-def verify(folder: str | Path) -> dict:
-    """Holds a checkpoint folder against itself; nothing is sent.
+def verify(model: str | os.PathLike) -> dict:
+    """Holds a checkpoint against itself; nothing is sent.
 
     A fresh process that loads it as `local-dir:` must give the logits of the weights, the sha256 must be the one in
     metrics.json, config and card the ones that the numbers generate, and no other file may lie there.
 
     Args:
-        folder: As `hub.build` makes it.
+        model: A checkpoint folder as `hub.build` makes it, the name of one of the zoo's, or a run folder, of which one is
+            made for the purpose.
 
     Returns:
-        The folder's metrics; those of a model that nobody measured have no accuracy.
+        Its metrics; those of a model that nobody measured have no accuracy.
 
     Raises:
         CheckpointError: Something does not agree; the message says what.
+        UnknownNameError: There is no such checkpoint or folder.
     """
-    folder = Path(folder)
+    with folder_of(model) as folder:
+        return _verify(folder)
+
+
+def _verify(folder: Path) -> dict:
     _check_files(folder)
     metrics, recipe = read_numbers(folder)
     weights = folder / checkpoints.WEIGHTS
@@ -70,8 +77,6 @@ def verify(folder: str | Path) -> dict:
 
 
 def _check_files(folder: Path) -> None:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder. Name one that cnnzoo build made, such as hub_configs/NAME.")
     found = {p.name for p in folder.iterdir()}
     if missing := sorted(set(REQUIRED) - found):
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}. Make the folder again: cnnzoo build.")

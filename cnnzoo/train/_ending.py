@@ -55,7 +55,7 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
     size = summary.count(model, image_size)
     metrics = dict(
-        model=run.recipe.model,
+        model=run.model.pretrained_cfg["architecture"],
         dataset=run.recipe.dataset,
         split="holdout" if run.holdout else "test",
         top1=measured.top1,

@@ -53,7 +53,7 @@ def train(
     device: str | None = None,
     track: str | None = None,
     skip_broken: bool = False,
-    on_start: Callable[[dict[str, Any]], None] | None = None,
+    on_start: Callable[[dict[str, Any], data.Split, data.Split], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a model and measures it once.
 
@@ -69,7 +69,8 @@ def train(
         resume: Go on from where the run folder's run was, if it has one.
         device: `"cpu"`, or None for whatever accelerate finds.
         track: Also log to `"tensorboard"`, `"trackio"` or `"wandb"`, through accelerate.
-        on_start: Called on the main process with the resolved recipe, when all is checked and training begins.
+        on_start: Called on the main process when all is checked and training begins: with the recipe, with the images that
+            are trained on, and with those that are measured on.
 
     Returns:
         What is in the run folder's metrics.json; on other processes than the main one nothing.
@@ -91,7 +92,7 @@ def train(
     with owned(out, accelerator):
         open_folder(run, resume)
         if on_start and accelerator.is_main_process:
-            on_start(run.identity)
+            on_start(run.identity, split, judge)
         if track:
             accelerator.init_trackers("cnnzoo", config=run.identity)
         with _sigterm_stops(run), deterministic(recipe.deterministic):

@@ -10,10 +10,11 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import checkpoints, data, registry
+from .. import data, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
+from ..resolve import read_run, resolve
 from ._optimizer import fast_bf16
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -193,31 +194,27 @@ class Loss(nn.Module):
 
 
 def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.Module]:
-    """The models that `recipe.teacher` names: checkpoints of the zoo, or run folders.
+    """The models that `recipe.teacher` names, each as `resolve` takes it.
 
     Raises:
         CheckpointError: A teacher has other classes, or has been trained on the holdout of a run that measures on it.
     """
     teachers = []
     for name in filter(None, (part.strip() for part in recipe.teacher.split(","))):
-        run = Path(name)
-        if run.is_dir():
-            found = checkpoints.read_json(run / "recipe.json")
-            knows_holdout = not found.get("holdout")
-            model = registry.create_model(str(found.get("model")), in_chans=info.image_size[0], num_classes=len(info.labels))
-            checkpoints.load_weights(model, run / checkpoints.WEIGHTS)
-        else:
-            knows_holdout = True
-            model = registry.create_model(name, pretrained=True)
+        source = resolve(name)
+        knows_holdout = source.kind != "run" or not read_run(source.name).recipe.get("holdout")
+        model = registry.create_model(name, pretrained=True)
         if holdout and knows_holdout:
             raise CheckpointError(
                 f"{name} was given as a teacher; it has been trained on the holdout, which this run measures on. "
                 "Give the run folder of a teacher trained with --holdout."
             )
-        if (model.in_chans, model.num_classes) != (info.image_size[0], len(info.labels)):
+        labels = tuple(model.pretrained_cfg.get("label_names") or info.labels)
+        if (model.in_chans, model.num_classes) != (info.image_size[0], len(info.labels)) or labels != info.labels:
             raise CheckpointError(
-                f"{name} was given as a teacher; it takes {model.in_chans} channels to {model.num_classes} classes, the "
-                f"data have {info.image_size[0]} and {len(info.labels)}. Give one that was trained on the same data."
+                f"{name} was given as a teacher; it takes {model.in_chans} channels to {model.num_classes} classes "
+                f"({', '.join(labels[:3])}, ...), the data have {info.image_size[0]} and {len(info.labels)} "
+                f"({', '.join(info.labels[:3])}, ...). Give one that was trained on the same data."
             )
         teachers.append(model)
     return teachers

@@ -1,0 +1,174 @@
+"""What people type for a model, and what it means: the one place that reads it.
+
+A MODEL is a name of the zoo with or without tag, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or simply the path of a run folder
+or of a checkpoint folder.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.models import is_model, split_model_name_tag
+
+from . import checkpoints, models
+from .datasets import DATASETS, DatasetInfo, facts
+from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
+from .metrics import check_metrics
+
+_ALLOWED = "a name, hf-hub:ORG/NAME, local-dir:FOLDER, or the path of a run folder or a checkpoint folder"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        kind: `"name"` (of the zoo), `"hub"` (a repository), `"folder"` (of a checkpoint) or `"run"` (a run folder).
+        name: The model's name, with a tag where one was given; of a repository `ORG/NAME`, of a folder its path.
+    """
+
+    kind: str
+    name: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's or the checkpoint's folder. A name without tag means the model's usual checkpoint; it may have none."""
+        if self.kind == "hub":
+            return None
+        if self.kind != "name":
+            return Path(self.name)
+        arch, tag = split_model_name_tag(self.name)
+        tag = tag or next(iter(checkpoints.pretrained_cfgs(arch)), "")
+        return checkpoints.folder(f"{arch}.{tag}") if tag else None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, from its folder.
+
+    Attributes:
+        folder: It.
+        arch: The model's name, without tag.
+        recipe, metrics: What recipe.json and metrics.json hold.
+        info: The data, with `image_size` as the model got its images.
+        temperature: What logits are divided by; 1 where the run measured on no holdout.
+    """
+
+    folder: Path
+    arch: str
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+    info: DatasetInfo
+
+    @property
+    def weights(self) -> Path:
+        """The file of weights."""
+        return self.folder / checkpoints.WEIGHTS
+
+    @property
+    def temperature(self) -> float:
+        found = self.metrics.get("temperature", 1.0)
+        if isinstance(found, (int, float)):
+            low, high = checkpoints.TEMPERATURES
+            found = min(max(found, low), high)  # a holdout without errors fits 0
+        checkpoints.temperature_notes(found)  # which refuses what is no number
+        return float(found)
+
+
+def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
+    """What a MODEL means. Nothing is loaded, and no network is used.
+
+    Args:
+        model: See above; a `Path` is always a folder's.
+        folder_first: Whether a folder that is called like a model of the zoo is meant, and not that model. Otherwise the
+            name wins, so that no folder changes what a name means; `./NAME` is the folder.
+
+    Raises:
+        UnknownNameError: There is no such model, tag or folder.
+        CheckpointError: The folder is neither a run's nor a checkpoint's.
+        CnnzooError: It is no text.
+    """
+    if isinstance(model, os.PathLike):
+        return _of_folder(os.fspath(model))
+    if not isinstance(model, str):
+        raise CnnzooError(f"A {type(model).__name__} was given for a model, allowed is {_ALLOWED}. Pass its name.")
+    arch, tag = split_model_name_tag(model)
+    full = arch in models.entrypoints() and (not tag or f"{arch}.{tag}" in checkpoints.names())
+    is_folder = os.path.isdir(os.path.expanduser(model))
+    if full and not (folder_first and is_folder):
+        return Source("name", model)
+    if is_folder:
+        return _of_folder(model)
+    source, colon, place = model.partition(":")
+    if colon:
+        if source not in ("hf-hub", "local-dir") or not place:
+            raise UnknownNameError(f"Unknown model {model!r}. Allowed is {_ALLOWED}. Write hf-hub:ORG/NAME, say.")
+        return Source("hub", place) if source == "hf-hub" else _of_folder(place)
+    raise _unknown(model, arch, tag)
+
+
+def _of_folder(given: str) -> Source:
+    folder = Path(given).expanduser()
+    if (folder / checkpoints.CONFIG).is_file():
+        return Source("folder", str(folder))
+    if (folder / "recipe.json").is_file() and not (folder / "README.md").is_file():  # a checkpoint has a card, a run none
+        return Source("run", str(folder))
+    what = "has neither of them" if folder.is_dir() else "is no folder"
+    raise CheckpointError(
+        f"{given} was given for a model and {what}: config.json, which a checkpoint folder has, or recipe.json, which a run "
+        "folder has. Name a folder that cnnzoo build or cnnzoo train made."
+    )
+
+
+def _unknown(model: str, arch: str, tag: str) -> UnknownNameError:
+    if os.path.isfile(model):
+        place = os.path.dirname(model) or "."
+        return UnknownNameError(f"{model} is a file, allowed is {_ALLOWED}. Write {place} for its folder.")
+    if arch in models.entrypoints():
+        checkpoints.check_installation()
+        tags = list(checkpoints.pretrained_cfgs(arch))
+        return unknown(f"tag of {arch}", tag, tags, hint="cnnzoo.list_pretrained() lists the checkpoints.")
+    if not arch or any(c in model for c in "/\\~"):
+        repository = f" For a repository of the Hub write hf-hub:{model}." if model.count("/") == 1 and arch else ""
+        return UnknownNameError(f"Unknown model {model!r}: there is no such folder. Allowed is {_ALLOWED}.{repository}")
+    hint = "timm has it: use timm.create_model." if is_model(arch) else "cnnzoo.list_models() lists them."
+    return unknown("model", arch, models.entrypoints(), hint=hint)
+
+
+# -- runs ----------------------------------------------------------------------------------------------------------------
+
+
+def read_run(folder: str | os.PathLike) -> Run:
+    """Reads a run folder, but not its weights.
+
+    Raises:
+        CheckpointError: The run is not finished, or was made by a version that did not note what its data were.
+        DataError: What it notes of them is not whole.
+        UnknownNameError: Its model is none of the zoo's.
+    """
+    folder = Path(folder)
+    recipe = checkpoints.read_json(folder / "recipe.json")
+    if not (folder / "metrics.json").is_file() or not (folder / checkpoints.WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} is not a finished run: it has no weights yet. Go on with it: {_resume(folder)}")
+    metrics = checkpoints.read_json(folder / "metrics.json")
+    if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
+        raise CheckpointError(f"{folder} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
+    check_metrics(metrics, folder / "metrics.json")
+    if "data" not in metrics and recipe["dataset"] not in DATASETS:
+        raise CheckpointError(f"{folder} does not say what its data were: it was made by an older version. Train it again.")
+    arch = split_model_name_tag(str(metrics.get("model", recipe["model"])))[0]
+    if arch not in models.entrypoints():
+        raise unknown(f"model of the run {folder}:", arch, models.entrypoints())
+    return Run(folder, arch, recipe, metrics, facts(metrics, recipe))
+
+
+def _resume(folder: Path) -> str:
+    """The command that goes on with a run: the one that it was begun with, where that is known."""
+    try:
+        command = str(checkpoints.read_json(folder / "environment.json").get("command"))
+    except CheckpointError:
+        command = ""
+    if " train " not in f"{command} ":
+        return f"cnnzoo train ... --out {folder} --resume"
+    return command if "--resume" in command.split() else f"{command} --resume"
