@@ -27,12 +27,13 @@ from cnnzoo.hub._card import uncertainty
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-PYTHON = [body for language, body in BLOCKS if language == "python"]
+# The recipe for one's own pictures is run as a whole, by test_own_pictures.py.
+PYTHON = [body for language, body in BLOCKS if language == "python" and "mine.onnx" not in body]
 # Installing is what .ci/run does before and after this suite, with these very commands.
 SHELL = [
     line
     for language, body in BLOCKS
-    if language == "bash" and "g++" not in body  # test_export_elsewhere.py runs that block as a whole
+    if language == "bash" and "g++" not in body and "mine.onnx" not in body  # test_export_elsewhere.py runs the former whole
     for line in body.splitlines()
     if line and not line.startswith(("#", "pip install"))
 ]
@@ -76,15 +77,6 @@ def test_every_shell_command_runs(line, tmp_path, request):
     environment = dict(os.environ)
     if words[1] == "train":  # the whole run takes minutes; its first epoch shows that the command works
         words += ["--epochs", "1", "--warmup-epochs", "0"]
-    if "pictures" in words:
-        from PIL import Image
-
-        for label, value in (("dark", 60), ("light", 200)):
-            (tmp_path / "pictures" / label).mkdir(parents=True)
-            for i in range(20):
-                Image.effect_noise((30, 32), 40).point(lambda v, value=value: v // 4 + value).save(
-                    tmp_path / "pictures" / label / f"{i}.png"
-                )
     if words[1] in ("verify", "push", "pull"):
         shutil.copytree(checkpoints.folder(HUB_NAME), tmp_path / HUB_NAME)
         environment["HF_TOKEN"] = YOU
