@@ -138,7 +138,7 @@ def test_summary_lists_layers_with_totals():
 
 
 def test_predict_prints_a_row_per_image(image):
-    lines = run("predict", image, image, "--topk", "2").output.splitlines()
+    lines = run("predict", image, image, "--topk", "2", "--photo", "never").output.splitlines()
     assert len(lines) == 4
     assert lines[2] == lines[3]
     found = json.loads(run("predict", image, "--json").output)
