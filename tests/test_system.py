@@ -1,6 +1,7 @@
 """What the operating system refuses, and what Ctrl-C ends, is one line; nothing but files is replaced."""
 
 import errno
+import functools
 import os
 import signal
 import socket
@@ -166,7 +167,10 @@ def started_command(*args):
     """A command that has got as far as to import torch."""
     if not sys.platform.startswith("linux"):
         pytest.skip("how far a process is can be seen on Linux only")
-    started = subprocess.Popen([*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        [*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
+    )  # fmt: skip
     while f"{os.sep}torch" not in Path(f"/proc/{started.pid}/maps").read_text():
         time.sleep(0.01)
     return started
@@ -202,4 +206,5 @@ def test_control_c_in_a_command_is_one_line_and_130(monkeypatch):
 
 def test_who_only_imports_the_package_keeps_the_usual_answer_to_control_c():
     code = "import signal, cnnzoo; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    usual = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    subprocess.run([sys.executable, "-c", code], check=True, preexec_fn=usual)
