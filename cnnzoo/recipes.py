@@ -59,6 +59,8 @@ class Recipe:
         teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
         distill: Weight of the teachers in the loss, 0 to 1; the rest is the labels' (arXiv:1503.02531).
         distill_temperature: What teachers' and model's logits are divided by in that loss.
+        answers: Folder of what teachers said of the images of the first epochs, made by `cnnzoo ask`; the run repeats those
+            epochs' images and is taught by that, with no teacher at hand.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
@@ -105,6 +107,7 @@ class Recipe:
     teacher: str = ""
     distill: float = 0.5
     distill_temperature: float = 2.0
+    answers: str = ""
     whiten: bool = False
     dirac: bool = False
     pretrained: bool = False

@@ -30,6 +30,7 @@ DEFAULTS = (
 # What would take minutes if it were allowed to succeed; of two values of an option click takes the last.
 CHEAP = {
     "train": ["--epochs", "1", "--warmup-epochs", "0", "--image-size", "28", "--no-compile", "--data-dir", "pictures"],
+    "ask": ["--data-dir", "no/such"],
     "reproduce": ["--data-dir", "no/such"],
     "bench train": ["--data-dir", "no/such"],
     "bench scaling": ["--nope"],

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, hub
+from cnnzoo import data, hub, train
 from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
@@ -327,6 +327,41 @@ def test_a_student_and_its_run_on_the_holdout_have_teachers_of_one_kind(recipe, 
     assert f"{recipe.epochs} epochs, taught by `{recipe.model}`" in (folder / "README.md").read_text()
     with pytest.raises(CheckpointError, match="another recipe"):
         hub.build(tmp_path / "run", tmp_path, holdout_run=tmp_path / "by_other")
+
+
+def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_path, miniature):
+    """The teacher is asked about two epochs; a third repeats the first."""
+    mixed = override(recipe, epochs=2, cutmix=1.0, mix_prob=0.5, distill=1.0, ema_decay=0.0, lr=0.01)
+    train.ask(override(mixed, teacher="resnet_tiny"), tmp_path / "answers", epochs=2, data_dir=miniature[0])
+    live = run(override(mixed, teacher="resnet_tiny"), tmp_path / "live", miniature)
+    kept = override(mixed, answers=str(tmp_path / "answers"))
+    metrics = run(kept, tmp_path / "kept", miniature)
+    assert metrics["teachers"] == live["teachers"] == ["resnet_tiny"]
+    one, other, alone = weights(tmp_path / "live"), weights(tmp_path / "kept"), None
+    run(override(mixed, distill=0.0), tmp_path / "alone", miniature)
+    alone = weights(tmp_path / "alone")
+    name = "head.fc.weight"
+    assert (one[name] - other[name]).abs().max() < 0.05 * (one[name] - alone[name]).abs().max()
+    longer = run(override(kept, epochs=3), tmp_path / "longer", miniature)
+    assert longer["epochs"] == 3
+
+
+def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path, miniature):
+    folder = tmp_path / "answers"
+    train.ask(override(recipe, teacher="resnet_tiny"), folder, epochs=1, data_dir=miniature[0])
+    kept = override(recipe, answers=str(folder))
+    with pytest.raises(CheckpointError, match="shift: 1 there, 2 here"):
+        run(override(kept, shift=2), tmp_path / "run", miniature)
+    with pytest.raises(CheckpointError, match="data: "):
+        run(kept, tmp_path / "run", miniature, holdout=True)
+    with pytest.raises(CnnzooError, match="needed are a teacher"):
+        train.ask(recipe, folder, epochs=1, data_dir=miniature[0])
+    content = bytearray((folder / "answers.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "answers.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="sha256"):
+        run(kept, tmp_path / "run", miniature)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):

@@ -114,6 +114,28 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 
 
 @click.command()
+@click.argument("model")
+@click.option("--recipe", default="standard", show_default=True, help=f"One of: {', '.join(RECIPES)}.")
+@click.option("--out", required=True, metavar="DIR", help="Folder for the answers; train takes it as --answers.")
+@click.option("--views", default=30, show_default=True, help="Epochs of images to ask about; the student repeats them.")
+@click.option("--holdout", is_flag=True, help="For students that are trained with --holdout.")
+@data_dir_option
+@download_option
+@_recipe_options
+def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> None:
+    """Ask --teacher about the images that MODEL will be trained on by a recipe, once for any number of students.
+
+    Give the options that train will get; the student's is then --answers DIR in the place of --teacher.
+    """
+    from .. import train
+
+    chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
+    download = may_download(data_dir, download)
+    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download)
+    click.echo(f"{out} holds the answers to {views} epochs of images. Train with them: --answers {out}")
+
+
+@click.command()
 @click.argument("name")
 @click.option("--out", metavar="DIR", help="Run folder.  [default: runs/reproduce-NAME-SEED]")
 @click.option("--seed", type=int, default=None, help="Another seed than the recipe's.")
@@ -152,4 +174,4 @@ def reproduce(
         ctx.exit(1)
 
 
-COMMANDS = (train_, reproduce)
+COMMANDS = (train_, ask, reproduce)

@@ -339,7 +339,7 @@ def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, A
     Of teachers that is what kind of model they are: those of the run on the holdout have to be others of that kind, which
     have not seen the holdout either.
     """
-    same = {k: v for k, v in completed(recipe).items() if k not in ("seed", "holdout", "compile", "teacher")}
+    same = {k: v for k, v in completed(recipe).items() if k not in ("seed", "holdout", "compile", "teacher", "answers")}
     return same | dict(teachers=measured.get("teachers", []))
 
 

@@ -76,6 +76,8 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     )
     if run.loss.teachers:
         metrics["teachers"] = [teacher.pretrained_cfg["architecture"] for teacher in run.loss.teachers]
+    if run.answers:
+        metrics["teachers"] = run.answers.teachers
     if run.holdout:
         metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
     write_json(run.out / "metrics.json", metrics)

@@ -21,6 +21,7 @@ from .. import data, evaluate
 from ..errors import system_errors
 from ..memory import keep_memory
 from ..recipes import Recipe
+from ._answers import augmentation, load_answers
 from ._ending import finish, judged
 from ._optimizer import Schedule, make_optimizer
 from ._parts import (
@@ -121,7 +122,8 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
         torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
         forward = torch.compile(forward, dynamic=False)
     known = fingerprint(split, judge)
-    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates, known)
+    answers = load_answers(recipe, known, accelerator.device)
+    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates, known, answers)
     run.tally = run.tally.to(accelerator.device)
     return run
 
@@ -154,15 +156,12 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
 
 def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, float]:
     recipe, accelerator = run.recipe, run.accelerator
-    augment = data.Augment(
-        flip=recipe.flip, shift=recipe.shift, cutout=recipe.cutout, erase=recipe.erase, mixup=recipe.mixup,
-        cutmix=recipe.cutmix, mix_prob=recipe.mix_prob, views=2 if recipe.dual else 1, randaugment=recipe.randaugment,
-        magnitude=recipe.magnitude, photo=recipe.photo,
-    )  # fmt: skip
+    answers, world = run.answers, accelerator.num_processes
+    seed, epoch = (answers.seed, answers.epoch(run.epoch)) if answers else (recipe.seed, run.epoch)
     batches = data.epoch_batches(
-        split, recipe.batch_size, augment, seed=recipe.seed, epoch=run.epoch,
+        split, recipe.batch_size, augmentation(recipe), seed=seed, epoch=epoch,
         image_size=recipe.size_at(run.epoch, split.info.image_size[1:]), start=run.step,
-        rank=accelerator.process_index, world=accelerator.num_processes,
+        rank=accelerator.process_index, world=world,
     )  # fmt: skip
     keep_memory()
     run.model.train()
@@ -172,7 +171,9 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     unchecked: list[Tensor] = []
     for step, (images, labels) in enumerate(batches, start=run.step):
         update = run.epoch * run.updates_per_epoch + step
-        unchecked.append(_update(run, update, images, labels))
+        said = answers and answers.of(run.epoch, step * recipe.batch_size, recipe.batch_size)
+        part = None if said is None else said[accelerator.process_index :: world]
+        unchecked.append(_update(run, update, images, labels, part))
         run.step = step + 1
         look = step % _CHECK_EVERY == 0 or run.step == run.updates_per_epoch
         if look:
@@ -191,20 +192,22 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     return dict(lr=lr, train_loss=round(totals[0] / totals[2], 5), train_top1=round(100 * totals[1] / totals[2], 3))
 
 
-def _update(run: Run, update: int, images: Tensor, labels: Tensor) -> Tensor:
+def _update(run: Run, update: int, images: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
     """One step of the optimiser on this process's part of a batch; returns the loss."""
     recipe, accelerator = run.recipe, run.accelerator
     # Dropout depends on seed, update and process alone, so a resumed run goes on as it would have.
     seed_device((recipe.seed * 1_000_003 + update) * 4_099 + accelerator.process_index, accelerator.device)
     run.schedule.set(update)
-    pieces = list(zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True))
+    parts = recipe.accumulate
+    said = [None] * parts if answers is None else answers.chunk(parts)
+    pieces = list(zip(images.chunk(parts), labels.chunk(parts), said, strict=True))
     losses = []
-    for i, (x, y) in enumerate(pieces):
+    for i, (x, y, told) in enumerate(pieces):
         last = i == len(pieces) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.forward):
             logits = run.forward(x)
             with accelerator.autocast():
-                loss = run.loss(logits, y, x)
+                loss = run.loss(logits, y, x, told)
             accelerator.backward(loss / len(pieces))
         losses.append(loss.detach())
         truth = y if y.dim() == 1 else y.argmax(1)

@@ -176,21 +176,31 @@ class Loss(nn.Module):
         self.share, self.temperature = recipe.distill, recipe.distill_temperature
         self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
 
-    def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """Mean over the batch, of logits `(B, K)` against class indices `(B,)` or probabilities `(B, K)`."""
+    def forward(self, logits: Tensor, labels: Tensor, images: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Mean over the batch, of logits `(B, K)` against class indices `(B,)` or probabilities `(B, K)`.
+
+        `answers` `(B, K)` are logarithms of the probabilities that teachers gave, where they were asked before.
+        """
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
-        if self.teachers:
-            loss = self._taught(loss, logits, images)
+        if self.teachers or answers is not None:
+            loss = self._taught(loss, logits, images, answers)
         if self.dual:
             loss = loss + self.dual * F.mse_loss(logits[0::2].float(), logits[1::2].float())
         return loss
 
-    def _taught(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    def _taught(self, loss: Tensor, logits: Tensor, images: Tensor, answers: Tensor | None) -> Tensor:
         t = self.temperature
-        with torch.no_grad():
-            said = torch.stack([teacher(images).float().div(t).softmax(1) for teacher in self.teachers]).mean(0)
+        if answers is not None:
+            said = answers.div(t).softmax(1)
+        else:
+            said = self._asked(images)
         distance = F.kl_div(logits.float().div(t).log_softmax(1), said, reduction="batchmean")
         return (1 - self.share) * loss + self.share * t * t * distance
+
+    @torch.no_grad()
+    def _asked(self, images: Tensor) -> Tensor:
+        t = self.temperature
+        return torch.stack([teacher(images).float().div(t).softmax(1) for teacher in self.teachers]).mean(0)
 
 
 def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..files import write_json
 from ..recipes import Recipe
+from ._answers import Answers
 from ._optimizer import Schedule
 from ._parts import Loss
 from ._saving import CHECKPOINT, clear_leftovers, damaged, environment, load_state, refuse_former_run, save_state
@@ -34,6 +35,7 @@ class Run:
     loss: Loss
     updates_per_epoch: int
     data: dict[str, Any]  # what the run was begun with, see `_saving.fingerprint`
+    answers: Answers | None = None  # of teachers, asked before
     epoch: int = 0  # completed
     step: int = 0  # updates done in the epoch after those
     tally: Tensor = field(default_factory=lambda: torch.zeros(3))  # of that epoch: loss times images, right answers, images

@@ -1,0 +1,147 @@
+"""What teachers say of the images of the first epochs, asked once and kept for any number of students.
+
+An epoch's batches depend on the recipe's seed and the epoch's number alone, mixing included. So a student that repeats those
+epochs sees the very images that the teachers saw (arXiv:2106.05237), and need not ask them (as in FKD, arXiv:2112.01528).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import checkpoints, data
+from ..errors import CheckpointError, CnnzooError
+from ..files import atomic, write_json
+from ..recipes import Recipe
+from ._parts import check_batch, load_teachers, read_size
+from ._saving import fingerprint
+
+_ANSWERS, _FACTS = "answers.safetensors", "answers.json"
+# What decides which images an epoch has.
+_FIELDS = (
+    "dataset", "in_chans", "batch_size", "flip", "shift", "cutout", "erase", "mixup", "cutmix", "mix_prob", "randaugment",
+    "magnitude", "photo",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What teachers said.
+
+    Attributes:
+        log_probabilities: Logarithms of the mean of their probabilities, `(epochs, images, K)`, in half precision.
+        seed: Of the recipe whose batches they were asked about.
+        teachers: What kinds of model they are.
+    """
+
+    log_probabilities: Tensor
+    seed: int
+    teachers: list[str]
+
+    def epoch(self, epoch: int) -> int:
+        """Which of the epochs that were asked about an epoch of the student repeats."""
+        return epoch % len(self.log_probabilities)
+
+    def of(self, epoch: int, first: int, count: int) -> Tensor:
+        """The answers for `count` images of a student's epoch, from the image `first` on, `(count, K)`."""
+        return self.log_probabilities[self.epoch(epoch), first : first + count].float()
+
+
+def augmentation(recipe: Recipe) -> data.Augment:
+    """The augmentation that a recipe asks for."""
+    names = {f.name for f in dataclasses.fields(data.Augment)} - {"views"}
+    return data.Augment(views=2 if recipe.dual else 1, **{name: getattr(recipe, name) for name in names})
+
+
+def ask(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    epochs: int,
+    holdout: bool = False,
+    data_dir: str | Path | None = None,
+    download: bool = False,
+) -> Path:
+    """Asks `recipe.teacher` about the images of the recipe's first epochs; a student's recipe names the folder as `answers`.
+
+    Args:
+        recipe: Its augmentation, batch size, data set, seed and teachers are used.
+        out: Folder for what they say; answers that it holds already are replaced.
+        epochs: To ask about. The student repeats them.
+        holdout: Ask about the training images without the holdout, for a run that measures on that.
+        data_dir, download: See `data.load_splits`.
+
+    Raises:
+        CnnzooError: There is no teacher, or no epoch, or the recipe has two views of each image.
+        CheckpointError: A teacher does not fit the data, or knows the holdout.
+    """
+    if not recipe.teacher or recipe.dual or epochs < 1:
+        raise CnnzooError(
+            f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; needed are a teacher, dual=0 "
+            "and one epoch at least. Name teachers: --teacher resnext_small, say."
+        )
+    splits = ("fit", "holdout") if holdout else ("train", "test")
+    split, judge = data.load_splits(
+        recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
+    )
+    check_batch(recipe, len(split), 1)
+    teachers = [model.eval() for model in load_teachers(recipe, split.info, holdout)]
+    told = []
+    with torch.inference_mode(), tqdm(total=epochs * (len(split) // recipe.batch_size), unit="batch", disable=None) as bar:
+        for epoch in range(epochs):
+            for images, _ in data.epoch_batches(
+                split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch,
+                image_size=recipe.full_size(split.info.image_size[1:]),
+            ):  # fmt: skip
+                said = torch.stack([teacher(images).float().softmax(1) for teacher in teachers]).mean(0)
+                told.append(said.clamp(min=1e-20).log().half())
+                bar.update()
+    # (epochs steps, B, K) -> (epochs, images, K)
+    answers = torch.cat(told).unflatten(0, (epochs, -1))
+    facts = dict(
+        {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
+        teachers=[teacher.pretrained_cfg["architecture"] for teacher in teachers],
+    )  # fmt: skip
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CnnzooError(f"{out} cannot be made a folder ({e.strerror}). Choose another with --out.") from e
+    (out / _FACTS).unlink(missing_ok=True)
+    with atomic(out / _ANSWERS) as temporary:
+        save_file(dict(answers=answers), temporary)
+    write_json(out / _FACTS, dict(facts, sha256=checkpoints.sha256(out / _ANSWERS)))
+    return out
+
+
+def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) -> Answers | None:
+    """The answers that a recipe names, None if it names none; `known` is the fingerprint of the data.
+
+    Raises:
+        CheckpointError: They are missing, damaged, or about other images than the recipe's.
+    """
+    if not recipe.answers:
+        return None
+    folder = Path(recipe.answers)
+    facts = checkpoints.read_json(folder / _FACTS)
+    wanted = {name: getattr(recipe, name) for name in _FIELDS} | dict(data=known["sha256"])
+    if differ := [name for name, value in wanted.items() if facts.get(name) != value]:
+        changed = ", ".join(f"{k}: {json.dumps(facts.get(k))[:20]} there, {json.dumps(wanted[k])[:20]} here" for k in differ)
+        raise CheckpointError(
+            f"The answers in {folder} are about other images ({changed}). Ask again with this recipe: cnnzoo ask."
+        )
+    if recipe.teacher or recipe.dual:
+        raise CheckpointError(
+            f"answers={recipe.answers} was given with teacher or dual, which it does not go with. Leave those out."
+        )
+    checkpoints.verify(folder / _ANSWERS, str(facts.get("sha256")))
+    try:
+        content = load((folder / _ANSWERS).read_bytes())["answers"].to(device)
+        return Answers(content, int(facts["seed"]), list(facts["teachers"]))
+    except Exception as e:  # safetensors raises several kinds
+        raise CheckpointError(f"{folder} is damaged ({type(e).__name__}). Ask again: cnnzoo ask.") from e
