@@ -303,6 +303,6 @@ def test_verify_prints_a_line_per_folder(monkeypatch):
     top1 = checkpoints.metrics(NAME)["top1"]
     assert run("verify", FOLDER, FOLDER).splitlines() == [f"{FOLDER}: good, {top1:.2f} % top-1"] * 2
     [row] = json.loads(run("verify", FOLDER, "--json"))
-    assert row == dict(folder=str(FOLDER), good=True, top1=top1, sha256=checkpoints.metrics(NAME)["sha256"])
+    assert row == dict(model=str(FOLDER), good=True, top1=top1, sha256=checkpoints.metrics(NAME)["sha256"])
     monkeypatch.setattr(hub, "verify", lambda folder: dict(sha256="0"))
     assert run("verify", FOLDER) == f"{FOLDER}: good, accuracy not measured\n"
