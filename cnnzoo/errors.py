@@ -53,7 +53,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str], *, hint: str = "") ->
     if close:
         listed = "Did you mean " + " or ".join(close) + "?"
     elif len(names) <= 12:
-        listed = "Allowed: " + ", ".join(names) + "."
+        listed = "Allowed: " + ", ".join(name or "''" for name in names) + "."
     else:
         listed = f"There are {len(names)} to choose from."
     return UnknownNameError(f"Unknown {kind} {given!r}. {listed}{' ' + hint if hint else ''}")

@@ -215,6 +215,14 @@ def train_on(pets, out, holdout=False, **fields):
     return out
 
 
+def test_a_run_that_began_from_a_checkpoint_folder_makes_a_folder_of_the_models_own_name(tmp_path, pets, quick):
+    first = hub.build(train_on(pets, tmp_path / "first"), tmp_path / "began")
+    again = train_on(pets, tmp_path / "again", model=f"local-dir:{first}", pretrained=True)
+    folder = hub.build(again, tmp_path / "out")
+    assert folder.name == "lenet_tiny.folder"
+    assert hub.verify(folder)["model"] == "lenet_tiny"
+
+
 @pytest.mark.usefixtures("brisk")
 def test_a_run_on_ones_own_pictures_goes_to_the_hub_and_comes_back_with_its_labels(server, cache, tmp_path, pets):
     run = train_on(pets, tmp_path / "run", pretrained=True)
