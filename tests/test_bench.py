@@ -29,10 +29,9 @@ def test_each_loop_has_a_row_and_ours_are_held_against_the_faster_plain_one(few)
 
 
 @pytest.mark.slow
-def test_what_is_compiled_is_compiled_before_the_epoch_that_is_timed(few, monkeypatch):
+def test_what_is_compiled_is_compiled_before_the_epoch_that_is_timed(few):
     from torch._dynamo.utils import counters
 
-    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)  # the call sets it; this puts it back
     graphs = []
 
     def epoch(*args):

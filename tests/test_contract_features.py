@@ -68,7 +68,7 @@ def test_an_int_asks_for_that_many_last_levels(model, name):
 
 def test_stop_early_does_not_compute_what_comes_after(model, name):
     ran = []
-    model.stages[-1].register_forward_hook(lambda *_: ran.append(True))
+    model.stages[-1][0].register_forward_hook(lambda *_: ran.append(True))  # the stage may be run in two steps
     x = batch_for(model, name)
     model.forward_intermediates(x, [0], stop_early=True, intermediates_only=True)
     assert not ran

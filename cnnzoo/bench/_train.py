@@ -78,8 +78,8 @@ def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[d
 
 def _warm_epoch(epoch: Callable[[Split, str, Any], float], split: Split, model: str, how: Any) -> tuple[float, float]:
     """Seconds of a few batches in this fresh process, and of an epoch after them."""
-    torch.compiler.config.force_disable_caches = True
-    return epoch(split[: _WARM_UP * _BATCH], model, how), epoch(split, model, how)
+    with torch.compiler.config.patch(force_disable_caches=True):
+        return epoch(split[: _WARM_UP * _BATCH], model, how), epoch(split, model, how)
 
 
 class _InMemory(FashionMNIST):
