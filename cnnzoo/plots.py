@@ -345,7 +345,7 @@ def answer(model: nn.Module, image: Any, photo: str = "auto", shown: int = 5) ->
     names, values = zip(*reversed(best))
     bars = axes.barh(names, [100 * v for v in values], color=[_BLUE] * (len(values) - 1) + [_GREEN])
     axes.bar_label(bars, [f"{v:.1%}" for v in values], padding=3, fontsize=9)
-    axes.set(xlim=(0, 125), xticks=(0, 50, 100), xlabel="probability, %", title=f"Answer: {best[0][0]}")
+    axes.set(xlim=(0, 150), xticks=(0, 50, 100), xlabel="probability, %", title=f"Answer: {best[0][0]}")
     if best.warnings:
         figure.supxlabel("\n".join(textwrap.fill(w, 110) for w in best.warnings), fontsize=8, color=_RED)
     return figure
