@@ -322,7 +322,9 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
     return figure
 
 
-def answer(model: nn.Module, image: Any, photo: str = "auto", shown: int = 5) -> Figure:
+def answer(
+    model: nn.Module, image: Any, photo: str = "auto", shown: int = 5, photo_model: nn.Module | None = None
+) -> Figure:
     """What `predict` does with an image: the steps that make a photo the model's input, and the answer, framed.
 
     Args:
@@ -330,9 +332,10 @@ def answer(model: nn.Module, image: Any, photo: str = "auto", shown: int = 5) ->
         image: See `data.open_image`.
         photo: What to do with it, see `inference.reader`.
         shown: How many answers, the most probable first.
+        photo_model: What answers for photos, see `predict`.
     """
     read = reader(model, photo)(image)
-    best = predict(model, image, topk=min(shown, class_count(model)), photo=photo)
+    best = predict(model, image, topk=min(shown, class_count(model)), photo=photo, photo_model=photo_model)
     pictures = read.steps
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     figure.suptitle("Treated as a photo of a garment" if read.photo else "Taken as it is")

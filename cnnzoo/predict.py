@@ -1,16 +1,18 @@
 """What a model says of an image."""
 
 import operator
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import InputError
-from .inference import class_count, class_labels, inference_form, reader, temperature
+from .inference import Input, class_count, class_labels, inference_form, reader, temperature
+from .registry import create_model, photo_weights
 
 _CHUNK = 256  # images that are held as tensors at a time
 
@@ -29,42 +31,72 @@ class Answer(list):
         self.warnings = tuple(warnings)
 
 
-def predict(model: nn.Module, images: Any, topk: int = 1, *, photo: str = "auto") -> Answer | list[Answer]:
+def predict(
+    model: nn.Module | str | os.PathLike,
+    images: Any,
+    topk: int = 1,
+    *,
+    photo: str = "auto",
+    photo_model: nn.Module | None = None,
+) -> Answer | list[Answer]:
     """What the model takes images for.
 
     Args:
-        model: A classifier. It is not changed, and several threads may use it at once. Labels are those that its weights
-            were trained on (see `models` and its `labels`), or else its class indices as text.
+        model: A classifier, or what `create_model` takes for one: a name, say. A model is not changed, and several threads
+            may use it at once; a name is loaded at each call. Labels are those that the weights were trained on (see
+            `models` and its `labels`), or else class indices as text.
         images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them.
         topk: Answers per image.
         photo: What to do with images that are not 28x28 on black, see `inference.reader`: `"auto"`, `"makers"` or
             `"never"`. Only models with Fashion-MNIST's classes treat them as photos of garments.
+        photo_model: What answers for the images that are treated as photos; `model` itself if None. A model given by a name
+            without tag has its weights for photos here, if the zoo has some: see `registry.photo_weights`.
 
     Returns:
         For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for a list, a list of
         those. The probabilities are calibrated, where the model's checkpoint has a temperature.
 
     Raises:
-        InputError: An image cannot be read, the list is empty, the model is no classifier, or `topk` is out of range.
+        InputError: An image cannot be read, the list is empty, a model is no classifier, the two models have other classes
+            or inputs, or `topk` is out of range.
         CheckpointError: The model's outputs are not finite.
+        UnknownNameError: There is no model of that name.
     """
+    if isinstance(model, (str, os.PathLike)):
+        name, model = model, create_model(model, pretrained=True)
+        if photo_model is None and (special := photo_weights(name)):
+            photo_model = create_model(special, pretrained=True)
     many = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
     batch = list(images) if many else [images]
     if not batch:
         raise InputError("An empty list of images was given. Pass one image at least.")
-    form = inference_form(model)
-    topk = _checked_count(topk, class_count(model))
-    labels, divisor = class_labels(model), temperature(model)
+    forms = {False: _probabilities(model)}
+    forms[True] = forms[False] if photo_model is None else _probabilities(photo_model)
+    labels = class_labels(model)
+    topk = _checked_count(topk, len(labels))
+    if photo_model is not None and (class_labels(photo_model), photo_model.in_chans) != (labels, model.in_chans):
+        raise InputError("The model and its photo_model have other classes or channels. Pass two of the same data set.")
     read = reader(model, photo)
     answers: list[Answer] = []
     for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
         inputs = [replace(read(image), steps={}) for image in batch[start : start + _CHUNK]]  # pictures are large
-        probabilities = (form(torch.stack([i.pixels for i in inputs])) / divisor).softmax(1).cpu()
-        values, classes = probabilities.topk(topk)  # (B, topk) each
+        rows = torch.zeros(len(inputs), len(labels))  # (B, K)
+        for kind, probabilities in forms.items():
+            if chosen := [i for i, one in enumerate(inputs) if one.photo == kind]:
+                rows[chosen] = probabilities([inputs[i] for i in chosen])
+        values, classes = rows.topk(topk)  # (B, topk) each
         for one, row_values, row_classes in zip(inputs, values.tolist(), classes.tolist(), strict=True):
             pairs = [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]
             answers.append(Answer(pairs, one.photo, one.warnings))
     return answers if many else answers[0]
+
+
+def _probabilities(model: nn.Module) -> Callable[[list[Input]], Tensor]:
+    """What maps `B` inputs to their classes' probabilities `(B, K)`, on the CPU."""
+    form = inference_form(model)
+    class_count(model)  # which refuses what is no classifier
+    divisor = temperature(model)
+    return lambda inputs: (form(torch.stack([i.pixels for i in inputs])) / divisor).softmax(1).cpu()
 
 
 def _checked_count(topk: Any, classes: int) -> int:

@@ -10,9 +10,11 @@ import timm
 from torch import nn
 
 from . import checkpoints, configs, models, summary
-from .datasets import get_dataset_info
+from .datasets import FASHION_MNIST, get_dataset_info
 from .errors import CheckpointError, CnnzooError, unknown
 from .resolve import Run, Source, read_run, resolve
+
+PHOTO_TAG = f"photo_{FASHION_MNIST.name}"  # of weights that were trained on images spoiled as photos spoil them
 
 # What a model can do or be told; `info(name)["supports"]` has each model's. All but the last three hold for every model.
 CAPABILITIES = (
@@ -76,6 +78,15 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
     if source.kind != "name":
         return _from_elsewhere(source, pretrained, **kwargs)
     return timm.create_model(source.name, pretrained=pretrained, **kwargs)
+
+
+def photo_weights(name: str | os.PathLike) -> str | None:
+    """The checkpoint `<arch>.photo_fashion_mnist` of a model that is given by its name alone; None if there is none.
+
+    A name with a tag, a folder, or a repository says which weights are meant, so there are no others for photos.
+    """
+    special = f"{name}.{PHOTO_TAG}"
+    return special if isinstance(name, str) and name in models.entrypoints() and special in checkpoints.names() else None
 
 
 def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -78,7 +78,7 @@ NO_CLASSIFIERS = {
     "features_only": (lambda: cnnzoo.create_model("lenet_tiny", features_only=True), "no classifier"),
     "headless": (lambda: cnnzoo.create_model("lenet_tiny", num_classes=0), "no classifier"),
     "meta": (lambda: cnnzoo.create_model("lenet_tiny", device="meta"), "meta device"),
-    "a name": (lambda: "lenet_tiny", "str was given as a model"),
+    "a number": (lambda: 5, "int was given as a model"),
 }
 
 
@@ -87,6 +87,27 @@ def test_what_is_no_classifier_is_refused(kind):
     make, words = NO_CLASSIFIERS[kind]
     with pytest.raises(InputError, match=words):
         cnnzoo.predict(make(), IMAGE)
+
+
+def test_a_model_may_be_given_by_its_name(model):
+    assert cnnzoo.predict("lenet_tiny.fashion_mnist", IMAGE) == cnnzoo.predict(
+        cnnzoo.create_model("lenet_tiny.fashion_mnist", pretrained=True), IMAGE
+    )
+
+
+def test_photos_are_answered_by_the_model_for_photos_and_the_rest_by_the_usual_one(model):
+    special = cnnzoo.create_model("lenet_d2l.fashion_mnist", pretrained=True)
+    photo = Image.fromarray(np.full((60, 50), 240, np.uint8))
+    photo.paste(90, (15, 10, 35, 50))
+    usual, of_photo = cnnzoo.predict(model, [IMAGE, photo], 10, photo_model=special)
+    assert (usual.photo, of_photo.photo) == (False, True)
+    assert usual == cnnzoo.predict(model, IMAGE, 10)
+    assert of_photo == cnnzoo.predict(special, photo, 10) != cnnzoo.predict(model, photo, 10)
+
+
+def test_models_of_other_classes_do_not_answer_together(model):
+    with pytest.raises(InputError, match="other classes or channels"):
+        cnnzoo.predict(model, IMAGE, photo_model=cnnzoo.create_model("lenet_tiny", num_classes=3))
 
 
 @pytest.mark.parametrize("topk", [2.5, "1", None, True, 0, 11])

@@ -238,15 +238,17 @@ def predict(
     images: tuple[str, ...], model: str, topk: int | None, photo: str, show: str | None, device: str, as_json: bool
 ) -> None:  # fmt: skip
     """Name what IMAGES show: photos of garments, or files of 28x28 pixels, light on black, which is what the model knows."""
+    from .. import registry
     from ..predict import predict as classify
 
-    network = pretrained(model, device)
+    network, special = pretrained(model, device), registry.photo_weights(model)
+    for_photos = pretrained(special, device) if special else None
     topk = min(3, network.num_classes) if topk is None else topk
-    answers = classify(network, list(images), topk=topk, photo=photo)
+    answers = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos)
     if show:
         from .. import plots
 
-        plots.save(plots.answer(network, images[0], photo), show)
+        plots.save(plots.answer(network, images[0], photo, photo_model=for_photos), show)
     if as_json:
         found = [
             dict(
@@ -263,7 +265,8 @@ def predict(
     table(["image", "first", "second", "third", *(f"{i}th" for i in range(4, topk + 1))][: topk + 1], rows)
     photos = sum(best.photo for best in answers)
     if photos:
-        click.echo(f"\n{photos} of {len(answers)} treated as a photo: not 28x28 on black (--photo never: as they are).")
+        by = f" Answered by {special}, the weights for photos." if special else ""
+        click.echo(f"\n{photos} of {len(answers)} treated as a photo: not 28x28 on black (--photo never: as they are).{by}")
     for image, best in zip(images, answers, strict=True):
         for warning in best.warnings:
             click.echo(f"{image}: {warning}")
