@@ -55,6 +55,10 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda v: _row(v, lambda row: _row(row, _count) and len(row) == len(v)) and any(map(any, v)),
     ),
     "robustness": ("a percentage by the name of what spoils the images", lambda v: _table(v, _percent)),
+    "photos": (
+        "a percentage as top1 and a number as count",
+        lambda v: isinstance(v, Mapping) and set(v) == {"top1", "count"} and _percent(v["top1"]) and _count(v["count"]),
+    ),
     "seed": ("a whole number", _seed),
     "seeds": ("whole numbers, each once", lambda v: _row(v, _seed) and len(set(v)) == len(v)),
     "teachers": ("names of models", lambda v: isinstance(v, list) and all(map(_text, v))),

@@ -11,7 +11,9 @@ from helpers import run_recipe
 import cnnzoo
 from cnnzoo import checkpoints, data, evaluate, hub, robustness
 from cnnzoo.cli import main
+from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, InputError, UnknownNameError
+from cnnzoo.photos import evaluate_photos
 
 
 @pytest.fixture
@@ -120,6 +122,18 @@ def test_measuring_adds_what_a_folder_lacks_and_changes_nothing_else(folder, min
     assert {n: (folder / n).read_bytes() for n in kept} == kept
     assert hub.measure(folder, data_dir=miniature[0]) == {}
     assert hub.verify(folder)["robustness"] == added["robustness"]  # so the card was written anew
+
+
+def test_photos_are_measured_when_they_are_given_and_the_card_has_the_number(folder, miniature, tmp_path):
+    labels = checkpoints.read_json(folder / "config.json")["label_names"]
+    for place in (tmp_path / "photos" / labels[0], tmp_path / "photos" / labels[1]):
+        place.mkdir(parents=True)
+        garments()["Dress"].resize((60, 60)).save(place / "1.png")
+    added = hub.measure(folder, data_dir=miniature[0], photos=tmp_path / "photos")
+    model = cnnzoo.create_model(folder, pretrained=True)
+    assert added["photos"] == dict(top1=evaluate_photos(model, tmp_path / "photos").metrics.top1, count=2)
+    assert f"{added['photos']['top1']:.1f} % of 2" in (folder / "README.md").read_text()
+    assert hub.verify(folder)["photos"] == added["photos"]
 
 
 def test_the_calibrated_error_is_that_of_the_outputs_divided_by_the_temperature(folder, miniature):

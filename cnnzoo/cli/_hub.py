@@ -47,7 +47,10 @@ def build(
 @device_option
 @data_dir_option
 @download_option
-def measure(models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None) -> None:
+@click.option("--photos", metavar="DIR", help="A folder of photos per class: measure on them too, as predict treats them.")
+def measure(
+    models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, photos: str | None
+) -> None:  # fmt: skip
     """Measure what MODELS lack: confusions, calibrated error, accuracy on spoiled test images.
 
     They are checkpoint folders, names of checkpoints, or run folders.
@@ -55,7 +58,8 @@ def measure(models: tuple[str, ...], device: str, data_dir: str | None, download
     from .. import hub
 
     for model in models:
-        added = hub.measure(model, data_dir=data_dir, download=may_download(data_dir, download), device=device)
+        fetch = may_download(data_dir, download)
+        added = hub.measure(model, data_dir=data_dir, download=fetch, device=device, photos=photos)
         click.echo(f"{model}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
 
 

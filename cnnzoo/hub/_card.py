@@ -61,7 +61,7 @@ _ACCURACY = """| | |
 {trained} are the last weights{averaged}.
 {choices}
 
-{robust}{picture}\
+{robust}{photos}{picture}\
 Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
@@ -69,6 +69,11 @@ _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2
 _ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
 
 {table}
+
+"""
+
+_PHOTOS = """On photos of garments, each through the steps for photos that `cnnzoo predict` takes: {m[top1]:.1f} % of {m[count]}
+are named right (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
 
 """
 
@@ -209,6 +214,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         minutes=_minutes(m["minutes"]),
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
+        photos=_PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
         picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in m else "",
     )
 

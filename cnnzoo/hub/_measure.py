@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, data, evaluate, registry, robustness
+from torch import Tensor, nn
+
+from .. import checkpoints, data, evaluate, photos as photographs, registry, robustness
 from ..datasets import facts
 from ..errors import CheckpointError, system_errors
 from ..files import write_json
@@ -18,8 +20,9 @@ _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from th
 
 @system_errors()
 def measure(
-    model: str | os.PathLike, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu"
-) -> dict[str, Any]:
+    model: str | os.PathLike, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu",
+    photos: str | Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Measures what a checkpoint's metrics.json lacks, and writes it there and into its card; all else stays as it is.
 
     Measured are `confusion`, how often each class is taken for each, `ece_calibrated`, the calibration error at the stored
@@ -30,6 +33,7 @@ def measure(
             metrics.json it is noted.
         data_dir, download: See `data.load_split`.
         device: A torch device.
+        photos: A folder of photos per class, on which `photos`, the accuracy and their number, is measured anew.
 
     Returns:
         What was added; nothing if nothing was lacking.
@@ -40,14 +44,16 @@ def measure(
     """
     source = resolve(model, folder_first=True)
     with folder_of(model) as folder:
-        added = _measure(folder, data_dir, download, device)
+        added = _measure(folder, data_dir, download, device, photos)
     if source.kind == "run" and added:
         path = source.folder / METRICS
         write_json(path, _after("ece", checkpoints.read_json(path), added))
     return added
 
 
-def _measure(folder: Path, data_dir: str | Path | None, download: bool, device: str) -> dict[str, Any]:
+def _measure(
+    folder: Path, data_dir: str | Path | None, download: bool, device: str, photos: str | Path | None
+) -> dict[str, Any]:
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
         raise CheckpointError(f"{folder} has no measured numbers; those of runs do. Build it from a run: cnnzoo build.")
@@ -56,6 +62,8 @@ def _measure(folder: Path, data_dir: str | Path | None, download: bool, device: 
         lacking.add("ece_calibrated")
     if set(metrics.get("robustness", ())) != set(robustness.names()):
         lacking.add("robustness")
+    if photos is not None:
+        lacking.add("photos")
     if not lacking:
         return {}
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
@@ -71,6 +79,17 @@ def _measure(folder: Path, data_dir: str | Path | None, download: bool, device: 
                 f"{folder} says {key} {metrics[key]}, and {getattr(measured, key)} was measured. Pass the data that it was "
                 "measured on (--data-dir), or build the folder again."
             )
+    added = _added(lacking, metrics, measured, model, split, logits, photos)
+    with replacing(folder) as made:
+        shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
+        write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
+    return added
+
+
+def _added(
+    lacking: set[str], metrics: dict[str, Any], measured: evaluate.Metrics, model: nn.Module, split: data.Split,
+    logits: Tensor, photos: str | Path | None,
+) -> dict[str, Any]:  # fmt: skip
     added: dict[str, Any] = {}
     if "confusion" in lacking:
         added["confusion"] = measured.confusion
@@ -78,9 +97,9 @@ def _measure(folder: Path, data_dir: str | Path | None, download: bool, device: 
         added["ece_calibrated"] = evaluate.measure(logits / metrics["temperature"], split.labels).ece
     if "robustness" in lacking:
         added["robustness"] = robustness.accuracies(model, split)
-    with replacing(folder) as made:
-        shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
-        write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
+    if photos is not None:
+        found = photographs.evaluate_photos(model, photos).metrics
+        added["photos"] = dict(top1=found.top1, count=found.count)
     return added
 
 
