@@ -72,8 +72,8 @@ _ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
 
 """
 
-_PHOTOS = """On photos of garments, each through the steps for photos that `cnnzoo predict` takes:
-{m[top1]:.1f} % of {m[count]} are named right (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
+_PHOTOS = """On photos of garments, each through the steps for photos of `cnnzoo predict`,
+{m[top1]:.1f} % of {m[count]} are named right (`cnnzoo eval {name} --dataset folder --photo auto`). They are not published.
 
 """
 
