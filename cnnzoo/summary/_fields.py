@@ -21,6 +21,12 @@ class Axis(NamedTuple):
 
 
 Field = tuple[Axis, ...]
+
+
+class ChannelsLast(tuple):
+    """The field of a map that has been turned to `(B, H, W, C)`, as for layer norm over the channels."""
+
+
 Input = tuple[Field | None, tuple[int, ...]]  # a field, and the number of positions per axis
 
 _KEEPING = {"clone", "_to_copy", "detach", "alias", "lift_fresh", "_native_batch_norm_legit_no_training"}
@@ -41,6 +47,8 @@ def field_after(func: Any, args: tuple, inputs: list[Input], output: tuple[int, 
         return None
     seen, positions = inputs[0]
     axes = len(seen)
+    if any(isinstance(known, ChannelsLast) for known, _ in inputs) or op in ("permute", "native_layer_norm"):
+        return _turned(op, seen, axes, args) if len(inputs) == 1 else None
     if op in _POINTWISE or torch.Tag.pointwise in func.tags:
         return _join(inputs, output)
     if op == "cat":
@@ -52,6 +60,20 @@ def field_after(func: Any, args: tuple, inputs: list[Input], output: tuple[int, 
         return seen
     rule = _RULES.get(op)
     return rule(seen, positions, axes, args) if rule else None
+
+
+def _turned(op: str, seen: Field, axes: int, args: tuple) -> Field | None:
+    """What is known where channels go last and back, and of what is done to them there, position by position."""
+    last = isinstance(seen, ChannelsLast)
+    rank = args[0].dim()
+    space = tuple(range(2, rank))
+    if op in _KEEPING:
+        return seen
+    if op == "permute" and rank == axes + 2:
+        to = tuple(d % rank for d in args[1])
+        if to == ((0, rank - 1, *range(1, rank - 1)) if last else (0, *space, 1)):
+            return tuple(seen) if last else ChannelsLast(seen)
+    return seen if op == "native_layer_norm" and last and len(args[1]) == 1 else None
 
 
 def _join(inputs: list[Input], output: tuple[int, ...]) -> Field | None:
