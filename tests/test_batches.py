@@ -107,7 +107,7 @@ def test_operations_of_no_magnitude_change_only_what_autocontrast_does(tiny_spli
         which, sign = torch.full((8, 1), operation), torch.ones(8, 1, dtype=torch.int64)
         same = torch.equal(_distort.randaugment(images, which, sign, 0.0), images)
         assert same or name == "autocontrast"
-        assert torch.equal(_distort.photo(images, torch.rand(8, 16), torch.randn(8, 1, 28, 28), 0.0), images)
+        assert torch.equal(_distort.photo(images, torch.rand(8, 17), torch.randn(8, 1, 28, 28), 0.0), images)
 
 
 def test_geometry_moves_an_image_by_what_its_operation_says():
@@ -136,9 +136,10 @@ def test_a_photo_has_a_background_noise_blur_and_less_contrast():
     images[:, :, 8:20, 8:20] = 220
     augment = Augment(photo=1.0)
     out = augment.apply(images, draw(augment, images, 0)).float()
+    assert 0.25 < (out == images).all(3).all(2).float().mean() < 0.45  # a third stays as it is
     corner = out[:, 0, :3, :3]
     assert 0.2 < (corner.mean((1, 2)) > 12).float().mean() < 0.9  # a background, or light
-    assert 0.3 < (corner.std((1, 2)) > 3).float().mean() < 0.7  # noise, in half of them
+    assert 0.2 < (corner.std((1, 2)) > 3).float().mean() < 0.5  # noise, in half of two thirds
     contrast = out[:, 0, 12:16, 12:16].mean((1, 2)) - corner.mean((1, 2))
     assert (contrast > 0).float().mean() > 0.97  # the garment stays the brighter
     assert contrast.std() > 20
