@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from cnnzoo import bench, checkpoints, data, datasets
-from cnnzoo.bench import _infer, _train
+from cnnzoo.bench import _infer, _train, _transfer
 from cnnzoo.cli import main
 from cnnzoo.errors import CnnzooError
 from cnnzoo.recipes import Recipe, get_recipe
@@ -170,3 +170,39 @@ def test_inference_is_printed_and_written_with_threads_and_versions(tmp_path, mo
 def test_an_unknown_form_is_refused():
     with pytest.raises(CnnzooError, match="torch_export"):
         bench.forms("lenet_tiny", wanted=("tensorrt",))
+
+
+# -- does pretraining help ------------------------------------------------------------------------------------------------
+
+
+def test_transfer_trains_each_method_on_the_same_few_digits_and_measures_them_on_the_same_others(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    seen = {}
+
+    def measured(recipe, out, *, data_dir, device):
+        seen[recipe.seed, recipe.pretrained, recipe.freeze] = {
+            split: sorted(p.relative_to(data_dir / split).as_posix() for p in (data_dir / split).rglob("*.png"))
+            for split in ("train", "test")
+        }
+        return dict(top1=50.0 + recipe.seed)
+
+    monkeypatch.setattr(_transfer, "train", measured)
+    rows = bench.transfer("lenet_tiny", 2, {"digits": (10,)})
+    assert [r["method"] for r in rows] == ["from scratch", "linear probe", "fine-tuned"]
+    assert all(r["top1"] == [50.0, 51.0] for r in rows)
+    for seed in (0, 1):
+        scratch, probe, tuned = seen[seed, False, False], seen[seed, True, True], seen[seed, True, False]
+        assert scratch == probe == tuned
+        assert len(tuned["train"]) == 100 and len(tuned["test"]) == 700 and not set(tuned["train"]) & set(tuned["test"])
+    assert seen[0, False, False]["train"] != seen[1, False, False]["train"]
+    assert seen[0, False, False]["test"] == seen[1, False, False]["test"]
+    (made,) = bench.TABLES["transfer"](dict(rows=rows))
+    assert made.cells == [["digits", "10", *["50.5 ± 0.7"] * 3]]
+
+
+def test_transfer_learns_digits(monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(_transfer, "_UPDATES", 30)
+    monkeypatch.setattr(_transfer, "METHODS", {"fine-tuned": _transfer.METHODS["fine-tuned"]})
+    (row,) = bench.transfer("lenet_tiny", 1, {"digits": (10,)})
+    assert row["top1"][0] > 30  # of ten classes

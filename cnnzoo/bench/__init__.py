@@ -1,6 +1,7 @@
 """How fast training and inference are: ratios, each measured in one run on one machine.
 
-`cnnzoo bench train`, `cnnzoo bench scaling` and `cnnzoo bench infer` print them as tables and write JSON.
+`cnnzoo bench train`, `cnnzoo bench scaling` and `cnnzoo bench infer` print them as tables and write JSON; `cnnzoo bench
+transfer` does it with accuracies.
 """
 
 from ._infer import FORMS, forms
@@ -8,7 +9,9 @@ from ._scaling import scaling
 from ._tables import TABLES, Table, markdown, where
 from ._timing import machine
 from ._train import cold_starts, loops, switches
+from ._transfer import transfer
 
 __all__ = [
-    "FORMS", "TABLES", "Table", "cold_starts", "forms", "loops", "machine", "markdown", "scaling", "switches", "where",
+    "FORMS", "TABLES", "Table", "cold_starts", "forms", "loops", "machine", "markdown", "scaling", "switches",
+    "transfer", "where",
 ]  # fmt: skip

@@ -74,7 +74,23 @@ def infer_tables(found: dict[str, Any]) -> list[Table]:
     ]
 
 
-TABLES = dict(train=train_tables, scaling=scaling_tables, infer=infer_tables)
+def transfer_tables(found: dict[str, Any]) -> list[Table]:
+    """Of what `cnnzoo bench transfer` wrote."""
+    rows = found["rows"]
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    cells: dict[tuple[str, int], dict[str, str]] = {}
+    for r in rows:
+        cells.setdefault((r["dataset"], r["labelled"]), {})[r["method"]] = _spread(r["top1"], 1)
+    return [
+        Table(
+            f"Test top-1 in percent of {rows[0]['model']} ({_seeds(len(rows[0]['top1']))})",
+            ["data set", "labelled images per class", *methods],
+            [[name, str(count), *(found[m] for m in methods)] for (name, count), found in cells.items()],
+        )
+    ]
+
+
+TABLES = dict(train=train_tables, scaling=scaling_tables, infer=infer_tables, transfer=transfer_tables)
 
 
 def where(found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ _COLD = {
 
 @click.group()
 def bench() -> None:
-    """Measure speed on this machine."""
+    """Measure speed on this machine, and what pretraining is worth."""
 
 
 @bench.command("train")
@@ -66,6 +66,18 @@ def infer(model: str, out: str, threads: int | None, data_dir: str | None, as_js
         torch.set_num_threads(threads)
     found = dict(bench.machine(), rows=bench.forms(model, data_dir=data_dir))
     _show("infer", found, out, as_json)
+
+
+@bench.command("transfer")
+@click.argument("model", default="nin_tiny")
+@click.option("--out", default="bench_transfer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs of each kind.")
+@json_option
+def transfer(model: str, out: str, seeds: int, as_json: bool) -> None:
+    """Does pretraining help: MODEL fine-tuned, probed and from scratch, on few digits (needs the extra transfer)."""
+    from .. import bench
+
+    _show("transfer", dict(bench.machine(), rows=bench.transfer(model, seeds)), out, as_json)
 
 
 def _show(kind: str, found: dict[str, Any], out: str, as_json: bool) -> None:
