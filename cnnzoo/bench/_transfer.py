@@ -65,7 +65,7 @@ def transfer(model: str = "nin_tiny", seeds: int = 3, labelled: dict[str, tuple[
 
 
 def _recipe(model: str, count: int) -> Recipe:
-    """The recipe `standard` for ten classes of `count` images: as many updates for any number of them where that is possible,
+    """The recipe `standard` for ten classes of `count` images: as many updates for any number of them where possible,
     little augmentation, and no mirroring, since the mirror image of a digit is none."""
     epochs = max(_LEAST_EPOCHS, round(_UPDATES / max(1, 10 * count / _BATCH)))
     return override(
