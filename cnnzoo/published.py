@@ -61,3 +61,21 @@ PUBLISHED = (
     Published("ResNet-20, random erasing", 270_000, 95.98, LEAKY, f"{_ERASING}, README"),
     Published("DenseNet-BC, k = 12, depth 100", 768_000, 95.36, LEAKY, f"{_ERASING}, issue 10"),
 )
+
+# The textbook's networks: section, and the percent of the test images that its page (zh.d2l.ai, PyTorch) prints after the
+# book's own training (10 epochs without augmentation, 30 for ConvNeXt). None: no number was found.
+TEXTBOOK: dict[str, tuple[str, str | None]] = {
+    "convnet_max_d2l": ("7.5 Pooling", None),
+    "lenet_d2l": ("7.6 LeNet", "77.9"),
+    "lenet_relu_d2l": ("7.6 LeNet, exercise", None),
+    "alexnet_d2l": ("8.1 AlexNet", "87.8 to 88.5"),
+    "vgg11_thin_d2l": ("8.2 VGG", "92.0"),
+    "nin_d2l": ("8.3 NiN", None),
+    "googlenet_d2l": ("8.4 GoogLeNet", "88.6"),
+    "resnet18_d2l": ("8.6 ResNet", "89.3"),
+    "resnext18_d2l": ("8.6 ResNeXt", None),
+    "densenet_d2l": ("8.7 DenseNet", "88.5"),
+    "regnetx32_d2l": ("8.8 RegNet", None),
+    "mobilenet_d2l": ("next edition, MobileNet", "about 91"),
+    "convnext_d2l": ("next edition, ConvNeXt", "about 92"),
+}

@@ -20,9 +20,10 @@ from helpers import HUB_NAME
 from loopback_hub import YOU
 
 import cnnzoo
-from cnnzoo import bench, checkpoints
+from cnnzoo import bench, checkpoints, models, published
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.hub._card import uncertainty
+from cnnzoo.registry import PHOTO_TAG
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -45,6 +46,8 @@ SPEED_MARKS = {  # of the runs that were kept: `cnnzoo bench KIND --out tests/be
     for kind in bench.TABLES
     if (ROOT / "tests" / f"bench_{kind}.json").is_file()
 }
+RECOMMENDED_MARKS = ("<!-- recommended: generated -->", "<!-- end of recommended -->")
+BOOK_MARKS = ("<!-- book: generated -->", "<!-- end of book -->")
 PACKAGE_MARKS = ("<!-- works with: generated -->", "<!-- end of works with -->")
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
@@ -88,21 +91,79 @@ def test_every_shell_command_runs(line, tmp_path, request):
     subprocess.run([*PYTHON_WITH_DATA, "-m", *words], cwd=tmp_path, env=environment, check=True)
 
 
+# What README recommends, and for whom; that each is the best at it, a test says.
+RECOMMENDED = {
+    "lenet_tiny.fashion_mnist": "the fewest multiplications",
+    "nin_tiny.fashion_mnist": "the best below 100,000 parameters",
+    "resnet_small.fashion_mnist": "the architecture that most tools know",
+    "nin_small.fashion_mnist": "the best below 300,000 parameters, over several runs",
+    "resnext_small.fashion_mnist": "the default of the commands",
+    "wide_resnet_base.fashion_mnist": "the most accurate",
+}
+
+
+def markdown(header: tuple[str, ...], rows: list[tuple[str, ...]], words: int = 1) -> str:
+    """A table whose first columns, `words` of them, are words and whose others are numbers."""
+    rule = "|" + "---|" * words + "---:|" * (len(header) - words)
+    return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def mean(r: dict) -> str:
+    spread = "" if r["top1_std"] is None else f" ± {r['top1_std']:.2f}"
+    return f"{r['top1_mean']:.2f}{spread} (n = {r['n']})"
+
+
+RESULTS_HEADER = (
+    "checkpoint", "parameters", "MACs", "accuracy, %", "with flip TTA", "mean of n runs", "calibration error",
+    "calibrated", "epochs", "minutes",
+)  # fmt: skip
+
+
 def results_table() -> str:
-    header = (
-        "checkpoint", "parameters", "MACs", "test top-1, these weights", "with flip TTA", "mean of n seeds",
-        "calibration error", "epochs", "minutes",
-    )  # fmt: skip
-    rows = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
+    """The modern checkpoints, those for photos, and the textbook's, each group as a table of its own."""
+    groups = {"": [], "For photos, trained on images that were altered as photos are:": [], "The textbook's networks:": []}
+    modern, photos, book = groups.values()
     for r in cnnzoo.results():
-        spread = "" if r["top1_std"] is None else f" ± {r['top1_std']:.2f}"
         cells = (
-            f"`{r['checkpoint']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M",
-            f"{r['top1']:.2f}", f"{r['top1_tta']:.2f}", f"{r['top1_mean']:.2f}{spread} (n = {r['n']})",
-            f"{r['ece']:.1f}, calibrated {r['ece_calibrated']:.1f}", f"{r['epochs']}", f"{r['minutes']:.0f}",
+            f"`{r['checkpoint']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M", f"{r['top1']:.2f}",
+            f"{r['top1_tta']:.2f}", mean(r), f"{r['ece']:.1f}", f"{r['ece_calibrated']:.1f}", f"{r['epochs']}",
+            f"{r['minutes']:.0f}",
         )  # fmt: skip
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        (book if r["model"].endswith("_d2l") else photos if r["tag"] == PHOTO_TAG else modern).append(cells)
+    return "\n".join(f"{caption}\n\n{markdown(RESULTS_HEADER, rows)}\n" for caption, rows in groups.items() if rows)
+
+
+def recommended_table() -> str:
+    found = {r["checkpoint"]: r for r in cnnzoo.results()}
+    rows = [
+        (
+            f"`{name.partition('.')[0]}`", why, f"{found[name]['params']:,}", f"{found[name]['macs'] / 1e6:.1f} M",
+            f"{found[name]['top1']:.2f}", mean(found[name]),
+        )
+        for name, why in RECOMMENDED.items()
+    ]  # fmt: skip
+    return markdown(("model", "what it is best for", "parameters", "MACs", "accuracy, %", "mean of n runs"), rows, words=2)
+
+
+def book_table() -> str:
+    """The textbook's networks: what the book prints, ours by its recipe, and the best of the family here."""
+    found = {r["checkpoint"]: r for r in cnnzoo.results()}
+    rows = []
+    for model, (section, top1) in published.TEXTBOOK.items():
+        ours = found.get(f"{model}.textbook_fashion_mnist")
+        modern = [r for r in found.values() if r["family"] == family(model) and r["tag"] == "fashion_mnist"]
+        best = max(modern, key=lambda r: r["top1_mean"], default=None)
+        rows.append((
+            section, f"`{model}`", top1 or "not found",
+            f"{ours['top1']:.2f}" if ours else "no weights yet",
+            f"`{best['model']}` {best['top1_mean']:.2f}" if best else "no weights yet",
+        ))  # fmt: skip
+    header = ("section", "the book's model", "the book prints, %", "ours by its recipe, %", "best of its family here, %")
+    return markdown(header, rows, words=2)
+
+
+def family(model: str) -> str:
+    return models.entrypoints()[model].__module__.rpartition(".")[2]
 
 
 def fault_table() -> str:
@@ -134,9 +195,10 @@ def speed_table(kind: str) -> str:
 
 @pytest.mark.parametrize(
     ("marks", "table"),
-    [(MARKS, results_table), (FAULT_MARKS, fault_table), (PACKAGE_MARKS, package_table)]
+    [(MARKS, results_table), (RECOMMENDED_MARKS, recommended_table), (BOOK_MARKS, book_table)]
+    + [(FAULT_MARKS, fault_table), (PACKAGE_MARKS, package_table)]
     + [(marks, functools.partial(speed_table, kind)) for kind, marks in SPEED_MARKS.items()],
-    ids=["results", "faults", "packages", *SPEED_MARKS],
+    ids=["results", "recommended", "book", "faults", "packages", *SPEED_MARKS],
 )
 def test_the_tables_are_what_checkpoints_tests_and_measurements_say(request, marks, table):
     text = README.read_text(encoding="utf-8")
@@ -161,9 +223,57 @@ def test_the_readme_names_every_checkpoint_that_ships():
 def test_readme_and_cards_say_alike_which_differences_mean_something():
     """At 95 % of 10,000 images one run's standard error is 0.22 points, that of the difference of two 0.31."""
     said = " ".join(uncertainty(95.0, FASHION_MNIST).split())
-    assert "0.22 points" in said and "0.31: closer than 0.6 is" in said
+    assert "0.22 points" in said and "0.31 points" in said and "less than 0.6 points apart" in said
     for text in (README, *(checkpoints.folder(name) / "README.md" for name in checkpoints.names())):
         assert said in " ".join(text.read_text(encoding="utf-8").split()), text
+
+
+def test_what_is_recommended_is_the_best_at_it():
+    rows = [r for r in cnnzoo.results() if r["tag"] == "fashion_mnist" and not r["model"].endswith("_d2l")]
+
+    def best(within: int, several: bool = False) -> str:
+        fitting = [r for r in rows if r["params"] <= within and (r["n"] > 1 or not several)]
+        return max(fitting, key=lambda r: r["top1_mean"])["checkpoint"]
+
+    found = {
+        "the fewest multiplications": min(rows, key=lambda r: r["macs"])["checkpoint"],
+        "the best below 100,000 parameters": best(100_000),
+        "the best below 300,000 parameters, over several runs": best(300_000, several=True),
+        "the most accurate": best(10**9),
+    }
+    assert {name: why for why, name in found.items()}.items() <= RECOMMENDED.items()
+
+
+def test_the_first_screen_is_short():
+    lines = README.read_text(encoding="utf-8").partition("<details>")[0].splitlines()
+    assert len(lines) <= 60
+
+
+def test_every_link_within_the_readme_leads_somewhere():
+    text = README.read_text(encoding="utf-8")
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    titles = [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in re.findall(r"^#+ (.+)$", outside, re.MULTILINE)]
+    targets = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", outside)
+    assert targets
+    for path, title in targets:
+        assert path.startswith("https://") or not path or (ROOT / path).is_file(), path
+        assert path or title in titles, title
+
+
+def test_the_readme_has_a_line_for_every_public_function():
+    table = README.read_text(encoding="utf-8").partition("## API at a glance")[2].partition("\n## ")[0]
+    rows = "".join(line for line in table.splitlines() if line.startswith("|"))
+    for name in (*cnnzoo.__all__, *cnnzoo._MODULES):
+        assert f"cnnzoo.{name}" in rows, name
+
+
+@pytest.mark.slow
+def test_the_first_example_prints_what_the_readme_says(tmp_path):
+    code, said = re.search(
+        r"```python\n(.*?)```\n\n```text\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    ).groups()
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert run.stdout == said
 
 
 def test_the_changelog_knows_this_version():

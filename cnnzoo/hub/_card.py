@@ -227,8 +227,9 @@ def uncertainty(top1: float, info: DatasetInfo) -> str:
     one = 100 * math.sqrt(share * (1 - share) / n)
     two = math.sqrt(2) * one
     return (
-        f"At {100 * share:.3g} % one run has a standard error of {_rounded(one, 2)} points, the difference of two runs "
-        f"{_rounded(two, 2)}: closer than {_rounded(2 * two, 1)} is no difference."
+        f"At an accuracy of {100 * share:.3g} %, one measurement has a standard error of {_rounded(one, 2)} points, and the "
+        f"difference of two has one of {_rounded(two, 2)} points.\nTwo accuracies that are less than {_rounded(2 * two, 1)} "
+        "points apart cannot be told apart."
     )
 
 
