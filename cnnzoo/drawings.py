@@ -278,7 +278,7 @@ def contact_sheet(rows: Sequence[tuple[Image.Image, str, bool]]) -> Image.Image:
     for i, (image, caption, ok) in enumerate(rows):
         x, y = sheet_position(i)
         sheet.paste(image.convert("RGB").resize((side, side), Image.Resampling.NEAREST), (x, y))
-        _mark(draw, x, y + side + 8, ok)
+        _mark(sheet, x, y + side + 8, ok)
         length = ImageFont.load_default(size=17).getlength(caption)
         font = ImageFont.load_default(size=17 * min(1, (side - 20) / max(1, length)))  # a long caption gets smaller
         draw.text((x + 20, y + side + 6), caption, "black", font)
@@ -290,10 +290,14 @@ def sheet_position(index: int) -> tuple[int, int]:
     return index % COLUMNS * CELL[0] + 12, index // COLUMNS * CELL[1] + HEADER
 
 
-def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, ok: bool) -> None:
-    # By shape first: a mark that differs by colour alone is lost on some readers and on grey prints.
-    if ok:
-        draw.line([(x, y + 7), (x + 4, y + 12), (x + 13, y)], _BLUE, 3, joint="curve")
-    else:
-        for down in (0, 12):
-            draw.line([(x, y + down), (x + 12, y + 12 - down)], _VERMILLION, 3)
+def _mark(sheet: Image.Image, x: int, y: int, ok: bool) -> None:
+    # By shape first: a mark that differs by colour alone is lost on some readers and on grey prints. Drawn large and made
+    # smaller, so that its slopes are smooth.
+    fine, size = 8, 18
+    mark = Image.new("L", (size * fine, size * fine))
+    strokes = [((2, 9), (6, 14), (15, 2))] if ok else [((2, 2), (14, 14)), ((2, 14), (14, 2))]
+    for stroke in strokes:
+        points = [(fine * px, fine * py) for px, py in stroke]
+        ImageDraw.Draw(mark).line(points, 255, 3 * fine, joint="curve")
+    mark = mark.resize((size, size), Image.Resampling.LANCZOS)
+    sheet.paste(Image.new("RGB", mark.size, _BLUE if ok else _VERMILLION), (x - 2, y - 2), mark)

@@ -8,10 +8,10 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 import cnnzoo
-from cnnzoo import checkpoints, data, plots, published
+from cnnzoo import checkpoints, data, drawings, plots, published
 from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
@@ -36,29 +36,31 @@ def shown(axes) -> torch.Tensor:
     return torch.as_tensor(axes.images[0].get_array().data)
 
 
-def test_no_two_families_in_the_picture_of_results_look_alike():
-    families = len({r["family"] for r in cnnzoo.results()})
-    for looks in zip(*plots._FAMILIES, strict=True):
-        assert len(set(looks)) == len(looks) > families
+def drawn(axes) -> dict:
+    """Label to the points of each line that has one."""
+    return {line.get_label().split(",")[0]: line.get_xydata().tolist() for line in axes.lines if line.get_label()[0] != "_"}
 
 
-def test_curves_draw_loss_and_accuracy_by_epoch(log):
-    axes = plots.curves(log).axes[0]
-    drawn = {line.get_label().split(":")[0]: (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
-    assert drawn["training loss"] == ([1, 2, 3], [2, 1, 2 / 3])
-    assert drawn["validation loss"][1] == [3, 1.5, 1]
-    assert drawn["validation accuracy"][1] == pytest.approx([0.51, 0.52, 0.53])
-    assert axes.get_ylim()[1] > 3
-    assert len({line.get_linestyle() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == 4
+def test_curves_draw_loss_and_accuracy_by_epoch_in_two_panels(log):
+    figure = plots.curves(log)
+    loss, accuracy = figure.axes
+    assert drawn(loss) == {"training": [[1, 2], [2, 1], [3, 2 / 3]], "validation": [[1, 3], [2, 1.5], [3, 1]]}
+    assert drawn(accuracy) == {"training": [[1, 61], [2, 62], [3, 63]], "validation": [[1, 51], [2, 52], [3, 53]]}
+    assert loss.get_ylim()[0] == 0 and loss.get_ylim()[1] > 3
+    for axes in figure.axes:
+        assert len({line.get_linestyle() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == 2
+
+
+def test_the_title_of_curves_is_the_result_once_there_is_one(log):
+    assert "3 epochs, not finished" in plots.curves(log)._suptitle.get_text()
+    (log / "metrics.json").write_text(json.dumps(dict(model="nin_tiny", epochs=3, top1=91.234, split="test")))
+    assert plots.curves(log)._suptitle.get_text() == "nin_tiny, 3 epochs: 91.23 % accuracy on the test set"
 
 
 def test_curves_of_a_run_without_validation_leave_it_out(log):
     path = log / "metrics.jsonl"
     path.write_text(json.dumps(dict(epoch=1, train_loss=1.0, train_top1=50.0)))
-    assert [line.get_label().split(":")[0] for line in plots.curves(path).axes[0].lines] == [
-        "training loss",
-        "training accuracy",
-    ]
+    assert [list(drawn(axes)) for axes in plots.curves(path).axes] == [["training"], ["training"]]
 
 
 @pytest.mark.parametrize("content", ["", "not json", '{"loss": 1}', "[1]"])
@@ -73,10 +75,22 @@ def test_what_is_no_log_is_refused(tmp_path, content):
 def test_the_confusion_matrix_shows_percent_of_the_true_class():
     figure = plots.confusion_matrix([[8, 2], [0, 5]], ("cat", "dog"))
     axes = figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == ["80.0", "20.0", "·", "100.0"]
+    assert [text.get_text() for text in axes.texts] == ["80.0", "20.0", "0", "100.0"]
     assert torch.equal(shown(axes), torch.tensor([[0.0, 20.0], [0.0, 0.0]], dtype=torch.double))  # errors only
+    assert len(axes.patches) == 2  # the right answers have a ground of their own, be they ever so few
     with pytest.raises(InputError, match="one row per label"):
         plots.confusion_matrix([[1, 2]], ("cat", "dog"))
+
+
+@pytest.mark.parametrize(("error", "colour"), [(90, "white"), (50, "black"), (10, "black")])
+def test_the_numbers_of_the_confusion_matrix_stand_out_from_their_ground(error, colour):
+    axes = plots.confusion_matrix([[100 - error, error], [90, 10]], ("cat", "dog")).axes[0]
+    assert axes.texts[1].get_color() == colour
+
+
+def test_a_class_that_is_never_right_has_its_zero_on_the_diagonal():
+    axes = plots.confusion_matrix([[0, 5], [0, 5]], ("cat", "dog")).axes[0]
+    assert axes.texts[0].get_text() == "0" and axes.texts[0].get_color() == "black"
 
 
 def test_filters_shows_every_kernel_of_the_first_convolution(model):
@@ -95,10 +109,12 @@ def test_filters_needs_a_convolution():
 def test_feature_maps_shows_the_image_and_the_most_varied_channels_of_every_level(model):
     figure = plots.feature_maps(model, garments()["Ankle boot"], channels=3)
     assert model.training
-    assert len(figure.axes) == 4 * len(model.feature_info)
+    assert len(figure.axes) == 4 * len(model.feature_info) + 1  # and a scale
     x = data.create_transform(model)(garments()["Ankle boot"])[None]
     level = model.eval().forward_intermediates(x, intermediates_only=True)[1][0]
     model.train()
+    assert [bool(axes.images) for axes in figure.axes[:-1:4]] == [True] + [False] * (len(model.feature_info) - 1)
+    assert figure.axes[4].get_ylabel().startswith("1/2 of the size")
     spread = level.flatten(1).std(1)
     names = [axes.get_title() for axes in figure.axes[5:8]]
     assert names == [f"channel {c}" for c in spread.topk(3).indices.tolist()]
@@ -138,6 +154,13 @@ def test_grad_cam_names_the_class_and_the_probability_that_predict_gives(model, 
         label, probability = cnnzoo.predict(model, image, photo=photo)[0]
         title = plots.grad_cam(model, image, photo=photo)._suptitle.get_text()
         assert title == f"Evidence for {label} ({probability:.1%})"
+
+
+def test_grad_cam_leaves_the_image_as_it_is_where_there_is_no_evidence(model):
+    image, evidence, both = plots.grad_cam(model, garments()["Bag"]).axes[:3]
+    over = both.images[1]
+    assert torch.equal(shown(both), shown(image))
+    torch.testing.assert_close(torch.as_tensor(over.get_alpha()), 0.75 * shown(evidence))
 
 
 def test_grad_cam_explains_the_class_that_is_asked_for(model):
@@ -208,6 +231,15 @@ def test_the_command_draws_each_kind(tmp_path, log, monkeypatch):
             assert picture.width == 800
 
 
+def test_the_steps_of_a_photo_are_framed_and_the_answer_is_told(model):
+    photo = ImageOps.expand(ImageOps.invert(garments()["Bag"].resize((112, 112))), 20, fill=255)
+    figure = plots.answer(model, photo)
+    *steps, answers = [axes for part in figure.subfigs for axes in part.axes]
+    assert len(steps) == 4
+    assert all(spine.get_visible() for axes in steps for spine in axes.spines.values())
+    assert answers.get_title() == f"Answer: {cnnzoo.predict(model, photo)[0][0]}"
+
+
 @pytest.mark.data
 def test_the_command_draws_confusion_and_mistakes_of_the_test_set(tmp_path, fashion_mnist_dir):
     for kind in ("confusion", "mistakes"):
@@ -242,26 +274,37 @@ def rows():
     ]
 
 
-def test_results_draw_every_checkpoint_in_its_familys_colour_and_marker(rows):
-    axes = plots.results(rows).axes[0]
-    drawn = {c.get_label(): c.lines[0] for c in axes.containers}
-    assert {name: (list(line.get_xdata()), list(line.get_ydata())) for name, line in drawn.items()} == {
-        "lenet": ([80_000], [93.0]),
-        "vgg": ([90_000, 280_000], [94.0, 95.0]),
-    }
-    assert len({line.get_marker() for line in drawn.values()}) == len({line.get_color() for line in drawn.values()}) == 2
-    assert axes.get_xscale() == "log"
+def points(container) -> list:
+    return container.lines[0].get_xydata().tolist()
 
 
-def test_the_textbooks_networks_are_a_series_without_a_line_and_variants_are_left_out(rows):
+def test_results_draw_every_checkpoint_twice_by_parameters_and_by_family(rows):
+    left, right = plots.results(rows).axes
+    assert sorted(drawn(left)["cnnzoo"]) == [[80_000, 93.0], [90_000, 94.0], [280_000, 95.0]]
+    assert drawn(left)["best of cnnzoo"] == [[80_000, 93.0], [90_000, 94.0], [280_000, 95.0]]
+    assert left.get_xscale() == "log"
+    assert [t.get_text() for t in right.get_yticklabels()] == ["lenet", "vgg"]  # the best on top
+    assert {c.get_label(): points(c) for c in right.containers} == {"tiny": [[93.0, 0], [94.0, 1]], "small": [[95.0, 1]]}
+    assert (
+        len({c.lines[0].get_marker() for c in right.containers})
+        == len({c.lines[0].get_color() for c in right.containers})
+        == 2
+    )
+
+
+def test_a_model_that_a_smaller_one_equals_is_off_the_line_of_the_best(rows):
+    rows[1]["top1_mean"] = 92.0
+    line = drawn(plots.results(rows).axes[0])["best of cnnzoo"]
+    assert line == [[80_000, 93.0], [280_000, 95.0]]
+
+
+def test_the_textbooks_networks_have_rows_of_their_own_and_variants_are_left_out(rows):
     book = dict(rows[0], model="lenet_d2l", params=60_000, top1_mean=90.0)
     variant = dict(book, tag="textbook_mine", checkpoint="lenet_d2l.textbook_mine", top1_mean=75.0)
-    drawn = {c.get_label(): c.lines[0] for c in plots.results([*rows, book, variant]).axes[0].containers}
-    assert drawn["textbook networks"].get_xydata().tolist() == [[60_000, 90.0]]
-    assert {name: line.get_linestyle() for name, line in drawn.items()} == {
-        "lenet": "-", "vgg": "-", "textbook networks": "None",
-    }  # fmt: skip
-    assert drawn["lenet"].get_xydata().tolist() == [[80_000, 93.0]]
+    left, right = plots.results([*rows, book, variant]).axes
+    assert [t.get_text() for t in right.get_yticklabels()] == ["lenet_d2l", "lenet", "vgg"]
+    assert {c.get_label(): points(c) for c in right.containers}["textbook"] == [[90.0, 0]]
+    assert len(drawn(left)["cnnzoo"]) == 4
     assert plots.results_note([*rows, variant]) == plots.results_note(rows)
     with pytest.raises(InputError):
         plots.results([variant])
@@ -271,21 +314,16 @@ def test_results_draw_every_published_number_by_how_it_came_about(rows):
     axes = plots.results(rows).axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     for protocol, name in published.PROTOCOLS.items():
-        points = [(p.params, p.top1) for p in published.PUBLISHED if p.protocol == protocol]
-        assert points and list(zip(*lines[name].get_data(), strict=True)) == points
+        theirs = [(p.params, p.top1) for p in published.PUBLISHED if p.protocol == protocol]
+        assert theirs and list(zip(*lines[name].get_data(), strict=True)) == theirs
     assert len({lines[name].get_marker() for name in published.PROTOCOLS.values()}) == 3
     assert "leaky" in published.PROTOCOLS[published.LEAKY]
 
 
-def test_the_best_published_number_of_each_size_is_named(rows):
+def test_the_best_of_each_size_is_named_theirs_and_ours(rows):
     names = [t.get_text() for t in plots.results(rows).axes[0].texts]
-    assert names == ["shake-shake-26 2x96d", "shake-shake-26 2x32d", "pre-act ResNet-50", "pre-act ResNet-20"]
-
-
-def test_ten_families_have_ten_markers(rows):
-    many = [dict(rows[0], family=f"family{i}", params=80_000 + i) for i in range(10)]
-    axes = plots.results(many).axes[0]
-    assert len({c.lines[0].get_marker() for c in axes.containers}) == 10
+    theirs = ["pre-act ResNet-20", "pre-act ResNet-50", "shake-shake-26 2x32d", "shake-shake-26 2x96d"]
+    assert names == [*theirs, "vgg_tiny", "vgg_small"]
 
 
 def test_nothing_to_draw_is_refused():
@@ -305,6 +343,19 @@ def test_the_picture_of_the_readme_is_of_the_results_there_are(request):
     assert path.stat().st_size < 100_000
     changed = [*rows[:-1], dict(rows[-1], top1_mean=rows[-1]["top1_mean"] + 0.01)]
     assert plots.results_note(changed) != plots.results_note(rows)
+
+
+def test_the_drawings_of_the_readme_are_those_of_the_demo(request):
+    """By the pixels of the drawings; the words below them depend on fonts."""
+    path = checkpoints.root() / "demo.png"
+    if request.config.getoption("--accept"):
+        assert CliRunner().invoke(main, ["demo", "--sheet", str(path)]).exit_code == 0
+    with Image.open(path) as sheet:
+        for i, image in enumerate(garments().values()):
+            x, y = drawings.sheet_position(i)
+            side = drawings.SIZE * drawings.ZOOM
+            large = image.resize((side, side), Image.Resampling.NEAREST)
+            assert ImageChops.difference(sheet.convert("L").crop((x, y, x + side, y + side)), large).getbbox() is None
 
 
 def test_the_command_writes_the_picture_with_its_note(tmp_path):
