@@ -29,8 +29,8 @@ class Recipe:
         sched: `cosine`, `onecycle` (torch's, up and down in straight lines), or `constant`.
         warmup_epochs: Linear warm-up from `lr / 100`.
         label_smoothing: Probability mass spread over all classes.
-        ema_decay: Per update, of the average of the weights that is published, approached as the run goes on; 0 publishes
-            the weights themselves.
+        ema_decay: Share of the average of the weights that stays at each update; it grows to this value. The average is
+            what is published; 0 publishes the weights themselves.
         flip: Mirror left and right, each image with probability 1/2.
         shift: Move each image by up to so many pixels along both axes; black comes in.
         cutout: Side in pixels of a square that is blanked at a random place (arXiv:1708.04552); 0 for none.
@@ -38,19 +38,19 @@ class Recipe:
             `textbook` has what the model is made for.
         start_size: Height of the images in the first epoch, scaled down; it grows (progressive resizing, arXiv:2104.00298).
             0 for whole images throughout, which all recipes have for models of one image size.
-        size_step: Pixels that it grows by at a time, each size lasting equally long: what pooling halves stays whole in
-            multiples of 4. 0 for a little in every epoch.
+        size_step: Pixels by which the size grows each time; every size lasts equally long. Multiples of 4 can be halved
+            twice. 0 lets it grow a little in every epoch.
         grown_at: Share of the epochs after which the images are whole.
         drop_rate: Dropout in the head, 0 to 1.
         drop_path_rate: Stochastic depth of the last residual block, growing linearly from 0 (arXiv:1603.09382).
         mixup: Parameter of the Beta distribution of torchvision's MixUp (arXiv:1710.09412); 0 for none.
-        cutmix: The same of CutMix (arXiv:1905.04899); with both, each batch gets one of them.
-        mix_prob: Probability that a batch is mixed, by those.
+        cutmix: The same for CutMix (arXiv:1905.04899); with both, each batch gets one of them.
+        mix_prob: Probability that a batch gets mixup or cutmix.
         dual: Weight of the mean squared difference between the logits of two views of each image, which differ in where they
             are blanked (dual cutout, hysts/pytorch_image_classification); 0 for one view. Twice the cost.
-        randaugment: Operations of RandAugment per image (arXiv:1909.13719), those that mean something in gray; 0 for none.
-        magnitude: Of those, 0 to 1.
-        photo: Strength, 0 to 1, of what photos do to pictures: small rotation, scale and shear, a background, blur, gamma,
+        randaugment: Operations of RandAugment per image (arXiv:1909.13719), of those that change gray images; 0 for none.
+        magnitude: Strength of these operations, 0 to 1.
+        photo: Strength, 0 to 1, of changes such as photos have: small rotation, scale and shear, a background, blur, gamma,
             contrast, brightness, noise.
         erase: Probability that a random rectangle of an image is blanked (arXiv:1708.04896).
         clip_grad: Largest norm of the gradient; 0 for none.
@@ -58,15 +58,15 @@ class Recipe:
             except that batch norm sees the parts.
         teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
         distill: Weight of the teachers in the loss, 0 to 1; the rest is the labels' (arXiv:1503.02531).
-        distill_temperature: What teachers' and model's logits are divided by in that loss.
-        answers: Folder of what teachers said of the images of the first epochs, made by `cnnzoo ask`; the run repeats those
-            epochs' images and is taught by that, with no teacher at hand.
+        distill_temperature: Number by which the logits of teachers and model are divided in that loss.
+        answers: Folder with the answers of teachers to the images of the first epochs, made by `cnnzoo ask`. The run repeats
+            the images of these epochs and learns from the answers; it needs no teacher.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
         freeze: Train the classifier only.
         layer_decay: Factor on the learning rate from each layer to the one below it, by the model's `group_matcher`.
-        seed: Of initial weights, order and augmentation.
+        seed: Seed of initial weights, order and augmentation.
         amp: `bf16` for mixed precision where the device has it, `no` for fp32.
         compile: Run the model through torch.compile.
         deterministic: Have torch refuse operations that are not reproducible on this device. On a CPU every run is.

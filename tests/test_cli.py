@@ -10,7 +10,7 @@ from PIL import Image
 
 import cnnzoo
 from cnnzoo import checkpoints
-from cnnzoo.cli import main
+from cnnzoo.cli import TASKS, main
 from cnnzoo.datasets import get_dataset_info
 
 
@@ -28,24 +28,17 @@ def image(tmp_path):
     return path
 
 
-def test_help_names_every_command():
-    for command in (
-        "demo",
-        "list",
-        "info",
-        "summary",
-        "eval",
-        "predict",
-        "train",
-        "build",
-        "measure",
-        "verify",
-        "push",
-        "pull",
-        "publish",
-    ):
-        assert command in run("--help").output
-        assert run(command, "--help").output
+def test_help_lists_each_command_once_below_its_task():
+    lines = run("--help").output.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in main.commands]
+    assert sorted(listed) == sorted(main.commands)
+    assert [line for line in lines if line in ("Use:", "Train:", "Share:", "Measure:", "More:")] == [f"{t}:" for t in TASKS]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help(command):
+    first = main.commands[command].help.split("\n\n")[0]
+    assert " ".join(first.split()) in " ".join(run(command, "--help").output.split())
 
 
 def test_version_is_the_packages():

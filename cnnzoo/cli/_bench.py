@@ -23,12 +23,12 @@ def bench() -> None:
 
 @bench.command("train")
 @click.option("--out", default="bench_train.json", show_default=True, metavar="FILE", help="Where the numbers go.")
-@click.option("--seeds", default=3, show_default=True, help="Runs per cold start; 0 leaves them out.")
+@click.option("--seeds", default=3, show_default=True, help="Whole runs for each goal; 0 leaves them out.")
 @data_dir_option
 @download_option
 @json_option
 def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as_json: bool) -> None:
-    """Our loop against a textbook's, what each switch gains, and the time to an accuracy from a cold start."""
+    """Time our training loop beside a textbook's, each option for speed, and whole runs up to an accuracy."""
     from .. import bench, data
 
     split = data.load_split(split="train", data_dir=data_dir, download=may_download(data_dir, download))
@@ -43,7 +43,7 @@ def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as
 @click.option("--out", default="bench_scaling.json", show_default=True, metavar="FILE", help="Where the numbers go.")
 @json_option
 def scaling(out: str, as_json: bool) -> None:
-    """What an epoch costs as the data, the processes and the model grow, on synthetic images."""
+    """Time an epoch with more data, more processes and larger models, on synthetic images."""
     from .. import bench
 
     found = dict(bench.machine(), rows=bench.scaling())
@@ -53,11 +53,11 @@ def scaling(out: str, as_json: bool) -> None:
 @bench.command("infer")
 @click.argument("model", default="resnext_small")
 @click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
-@click.option("--threads", type=click.IntRange(1), help="Of every form and rival.  [default: torch's]")
+@click.option("--threads", type=click.IntRange(1), help="Threads for each form and each other model.  [default: torch's]")
 @data_dir_option
 @json_option
 def infer(model: str, out: str, threads: int | None, data_dir: str | None, as_json: bool) -> None:
-    """MODEL in every form (eager, compiled, exported), against other libraries' models on the same images."""
+    """Time MODEL in every form (eager, compiled, exported), beside models of other libraries."""
     import torch
 
     from .. import bench

@@ -17,7 +17,7 @@ from ..process import INTERRUPTED, interruptible
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
-    help="Folder of the data, say of FashionMNIST/raw.  [default: $CNNZOO_DATA_DIR, else the cache]",
+    help="Folder with the data, for example with FashionMNIST/raw.  [default: $CNNZOO_DATA_DIR, else the cache]",
 )
 download_option = click.option(
     "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"
@@ -27,8 +27,8 @@ photo_option = click.option(
     type=click.Choice(data.PHOTO),
     default="auto",
     show_default=True,
-    help="Models of Fashion-MNIST: auto makes its format of photos, makers does it by the steps of the data set's makers, "
-    "never takes images as they are.",
+    help="For models of Fashion-MNIST. auto: what is not 28x28 on black is a photo; its garment is put on black. "
+    "makers: the same, by the steps of the data set's makers. never: images are used unchanged.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option("--device", default="cpu", show_default=True, help="A torch device, such as cpu, cuda or mps.")

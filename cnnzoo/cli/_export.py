@@ -15,7 +15,7 @@ from ._common import data_dir_option
 @click.option("--preprocess/--no-preprocess", default=True, show_default=True, help="Take raw uint8 pixels.")
 @data_dir_option
 def export(model: str, path: str, format: str | None, **options) -> None:
-    """Write MODEL, with preprocessing and labels inside, to the file PATH (.pt2 or .onnx)."""
+    """Write MODEL to the file PATH (.pt2 or .onnx). Preprocessing and labels are inside."""
     from .. import exporting
 
     click.echo(exporting.export(model, path, format, **options))

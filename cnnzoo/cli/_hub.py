@@ -12,7 +12,10 @@ from ..datasets import DATASETS
 from ._common import data_dir_option, device_option, download_option, json_option, may_download
 
 _private = click.option(
-    "--private/--public", default=True, show_default=True, help="Who may see it; what is there must agree."
+    "--private/--public",
+    default=True,
+    show_default=True,
+    help="Who can see the repository. One that exists must already be of that kind.",
 )
 _revision = click.option("--revision", metavar="REV", help="A branch; to pull also a tag or a full commit.  [default: main]")
 
@@ -26,13 +29,21 @@ _revision = click.option("--revision", metavar="REV", help="A branch; to pull al
     help="Run folder of the same recipe with --holdout; without it probabilities stay uncalibrated, and the card says so.",
 )
 @click.option("--out", default="hub_configs", show_default=True, metavar="DIR", help="Where the checkpoint folder goes.")
-@click.option("--variant", default="", metavar="NAME", help="Name the folder ARCH.NAME_DATASET: not the usual recipe.")
+@click.option(
+    "--variant",
+    default="",
+    metavar="NAME",
+    help="For another recipe than the usual one: the folder is called ARCH.NAME_DATASET.",
+)
 @data_dir_option
 @download_option
 def build(
     runs: tuple[str, ...], holdout_run: str | None, out: str, variant: str, data_dir: str | None, download: bool | None
 ) -> None:
-    """Make a checkpoint folder, a Hub repository as published, from finished RUNS (one per seed), and measure it."""
+    """Make a checkpoint folder from finished RUNS.
+
+    Give one run for each seed. The folder is a Hub repository as it is published; the model is measured too.
+    """
     from .. import hub
 
     folder = hub.build(runs, out, holdout_run=holdout_run, variant=variant)
@@ -47,13 +58,18 @@ def build(
 @device_option
 @data_dir_option
 @download_option
-@click.option("--photos", metavar="DIR", help="A folder of photos per class: measure on them too, as predict treats them.")
+@click.option(
+    "--photos",
+    metavar="DIR",
+    help="Also measure on photos: a folder with a folder of photos for each class. They are treated as predict treats them.",
+)
 def measure(
     models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, photos: str | None
 ) -> None:  # fmt: skip
-    """Measure what MODELS lack: confusions, calibrated error, accuracy on spoiled test images.
+    """Add missing measurements to MODELS.
 
-    They are checkpoint folders, names of checkpoints, or run folders.
+    These are confusions, calibrated error, and accuracy on spoiled images.
+    MODELS are checkpoint folders, names of checkpoints, or run folders.
     """
     from .. import hub
 
@@ -67,9 +83,10 @@ def measure(
 @click.argument("models", nargs=-1, required=True, metavar="MODELS")
 @json_option
 def verify(models: tuple[str, ...], as_json: bool) -> None:
-    """Hold MODELS against themselves: hashes, card, config, and the logits of a fresh process.
+    """Check that the files of MODELS agree.
 
-    They are checkpoint folders, names of checkpoints, or run folders.
+    These are hashes, card, config, and the logits that a new process computes.
+    MODELS are checkpoint folders, names of checkpoints, or run folders.
     """
     from .. import hub
 
@@ -91,7 +108,10 @@ def _accuracy(metrics: dict) -> str:
 @click.argument("folder")
 @click.argument("out")
 def twin(folder: str, out: str) -> None:
-    """Make in OUT the 3-channel twin of a gray checkpoint FOLDER, for transformers' pipeline, where every image is RGB."""
+    """Make the 3-channel twin of a gray FOLDER in OUT.
+
+    It is for transformers' pipeline, where every image is RGB.
+    """
     from .. import hub
 
     click.echo(hub.twin(folder, out))
@@ -103,9 +123,9 @@ def twin(folder: str, out: str) -> None:
 @_private
 @_revision
 def push(model: str, repo: str, private: bool, revision: str | None) -> None:
-    """Verify MODEL and publish it as the Hub's REPO (ORG/NAME), in one commit.
+    """Publish MODEL as the Hub's REPO (ORG/NAME).
 
-    MODEL is a checkpoint folder, the name of a checkpoint, or a run folder.
+    It is verified first, and sent in one commit. MODEL is a checkpoint folder, the name of a checkpoint, or a run folder.
     """
     from .. import hub
 
@@ -118,7 +138,7 @@ def push(model: str, repo: str, private: bool, revision: str | None) -> None:
 @_revision
 @click.option("--cache-dir", metavar="DIR", help="Where downloads are kept.  [default: the Hub client's cache]")
 def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
-    """Fetch the Hub's REPO (ORG/NAME) into the cache, verify its hashes and load it."""
+    """Load the Hub's REPO (ORG/NAME) and verify it. It is fetched into the cache."""
     from .. import hub
 
     pulled = hub.pull(repo, revision=revision, cache_dir=cache_dir)
@@ -132,7 +152,10 @@ def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
 @click.option("--really", is_flag=True, help="Do it; without this option only what would change is printed.")
 @json_option
 def publish(root: str | None, org: str, really: bool, as_json: bool) -> None:
-    """Push every checkpoint folder to a public repository of its name: a dry run, unless --really."""
+    """Push every checkpoint folder, if you say --really.
+
+    Each goes to a public repository of its name. Without --really only what would change is printed.
+    """
     from .. import hub
 
     found = []

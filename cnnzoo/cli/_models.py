@@ -27,7 +27,7 @@ from ._common import (
 @click.option("--sheet", default="cnnzoo_demo.png", show_default=True, help="Where the contact sheet goes.")
 @json_option
 def demo(model: str, sheet: str, as_json: bool) -> None:
-    """Classify ten garments that cnnzoo draws itself; no network, no data set."""
+    """Classify ten drawings of garments. Needs no network and no data set."""
     from .. import drawings
     from ..files import atomic
     from ..predict import predict as classify
@@ -55,8 +55,8 @@ def demo(model: str, sheet: str, as_json: bool) -> None:
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@click.option("--pretrained", "with_weights", is_flag=True, help="The checkpoints, and what was measured of them.")
-@click.option("--supports", multiple=True, metavar="CAPABILITY", help="Only models that can this, say dynamic_size.")
+@click.option("--pretrained", "with_weights", is_flag=True, help="List the checkpoints and their measurements.")
+@click.option("--supports", multiple=True, metavar="CAPABILITY", help="Only models that support this, such as dynamic_size.")
 @json_option
 def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: bool) -> None:
     """List models, with a wildcard PATTERN such as 'resnext*'."""
@@ -120,7 +120,7 @@ def _list_results(rows: list[dict], as_json: bool) -> None:
 @click.argument("model")
 @json_option
 def info(model: str, as_json: bool) -> None:
-    """Show what is known of MODEL."""
+    """Show size, cost, classes and accuracy of MODEL."""
     from .. import registry
 
     facts = registry.info(model)
@@ -149,7 +149,7 @@ def info(model: str, as_json: bool) -> None:
 @click.option("--depth", type=int, help="Levels of nested modules to list.  [default: as many as go into 40 lines]")
 @json_option
 def summary_(model: str, depth: int | None, as_json: bool) -> None:
-    """Show the layers of MODEL: shapes, parameters, multiply-accumulates, receptive fields."""
+    """Show the layers of MODEL. With shapes, parameters, multiply-accumulates and receptive fields."""
     from .. import registry, summary
 
     network = registry.create_model(model, device="meta")  # shapes need no numbers
@@ -177,7 +177,7 @@ def eval_(
     model: str, dataset: str | None, split: str, tta: bool, photo: str, device: str, data_dir: str | None,
     download: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure a pretrained MODEL on the real data set."""
+    """Measure the accuracy of a pretrained MODEL."""
     from .. import evaluate, registry
 
     network = pretrained(model, device)
@@ -237,7 +237,10 @@ def _eval_photos(
 def predict(
     images: tuple[str, ...], model: str, topk: int | None, photo: str, show: str | None, device: str, as_json: bool
 ) -> None:  # fmt: skip
-    """Name what IMAGES show: photos of garments, or files of 28x28 pixels, light on black, which is what the model knows."""
+    """Name what IMAGES show.
+
+    They are photos of garments, or files of 28x28 pixels, light on black, which is what the model knows.
+    """
     from .. import registry
     from ..predict import predict as classify
 

@@ -28,7 +28,7 @@ def curves(run: str, out: str | None) -> None:
 @data_dir_option
 @download_option
 def confusion(model: str, out: str | None, data_dir: str | None, download: bool | None) -> None:
-    """What MODEL takes the classes of its test set for."""
+    """The confusion matrix of MODEL on its test set."""
     from .. import evaluate
 
     def figure(plots):
@@ -47,7 +47,7 @@ def confusion(model: str, out: str | None, data_dir: str | None, download: bool 
 @download_option
 @click.option("--count", default=24, show_default=True, help="How many.")
 def mistakes(model: str, out: str | None, data_dir: str | None, download: bool | None, count: int) -> None:
-    """The test images that MODEL gets wrong with the least doubt."""
+    """The test images that MODEL gets wrong with the highest probability."""
     from .. import evaluate, inference
 
     def figure(plots):
@@ -74,7 +74,7 @@ def filters(model: str, out: str | None) -> None:
 @click.option("--channels", default=7, show_default=True, help="Maps per level.")
 @photo_option
 def features(model: str, image: str, out: str | None, channels: int, photo: str) -> None:
-    """What each level of MODEL makes of IMAGE."""
+    """The feature maps of MODEL for IMAGE, level by level."""
     _draw("features", out, lambda plots: plots.feature_maps(pretrained(model), image, channels, photo))
 
 
@@ -83,10 +83,12 @@ def features(model: str, image: str, out: str | None, channels: int, photo: str)
 @click.argument("image")
 @_out
 @click.option("--label", type=int, default=None, help="Index of a class.  [default: the model's answer]")
-@click.option("--level", default=-1, show_default=True, help="Feature level, as in `cnnzoo info`.")
+@click.option(
+    "--level", default=-1, show_default=True, help="Feature level in the order of cnnzoo info, from 0; -1 is the last."
+)
 @photo_option
 def gradcam(model: str, image: str, out: str | None, label: int | None, level: int, photo: str) -> None:
-    """Where in IMAGE the evidence for MODEL's answer lies (Grad-CAM)."""
+    """The parts of IMAGE that count for MODEL's answer (Grad-CAM)."""
     _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level, photo))
 
 

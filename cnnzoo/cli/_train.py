@@ -123,9 +123,10 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 @download_option
 @_recipe_options
 def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> None:
-    """Ask --teacher about the images that MODEL will be trained on by a recipe, once for any number of students.
+    """Store a teacher's answers, for any number of students.
 
-    Give the options that train will get; the student's is then --answers DIR in the place of --teacher.
+    Asks --teacher about the images that MODEL will be trained on by a recipe. Give the options that
+    train will get; the student then gets --answers DIR in the place of --teacher.
     """
     from .. import train
 
@@ -149,9 +150,10 @@ def reproduce(
     ctx: click.Context, name: str, out: str | None, seed: int | None, resume: bool, device: str | None,
     data_dir: str | None, download: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Train the checkpoint NAME again by its recipe and hold the test accuracy against its card.
+    """Train the checkpoint NAME again by its recipe.
 
-    Exit code 0: they differ by at most three standard errors of the difference. 1: by more.
+    The test accuracy is compared with its card. Exit code 0: they differ by at most three standard errors of the
+    difference. 1: by more.
     """
     from .. import reproduce
 
