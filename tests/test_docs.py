@@ -267,6 +267,13 @@ def test_the_readme_has_a_line_for_every_public_function():
         assert f"cnnzoo.{name}" in rows, name
 
 
+def test_the_readme_has_a_row_for_every_extra():
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+    extras = re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)
+    table = README.read_text(encoding="utf-8").partition("## Extras")[2].partition("\n## ")[0]
+    assert extras and all(f"\n| `{extra}` |" in table for extra in extras)
+
+
 @pytest.mark.slow
 def test_the_first_example_prints_what_the_readme_says(tmp_path):
     code, said = re.search(
