@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 import cnnzoo
 from cnnzoo.cli import main
@@ -169,6 +169,28 @@ def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
     (tmp_path / "bag").rename(tmp_path / "cat")
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1 and "does not know: cat" in result.output
+
+
+@pytest.mark.parametrize("skin", [(241, 194, 167), (198, 134, 98), (92, 58, 42)], ids=["light", "medium", "dark"])
+def test_a_person_is_told_from_the_garment_by_the_head_and_left_out(skin):
+    photo = Image.new("RGB", (160, 240), (236, 236, 236))
+    draw = ImageDraw.Draw(photo)
+    draw.ellipse((65, 10, 95, 50), fill=skin)
+    draw.rectangle((40, 56, 120, 220), fill=(40, 60, 120))
+    draw.rectangle((70, 44, 90, 60), fill=skin)  # the neck
+    made = photo_steps(photo)
+    assert any("person" in w for w in made.warnings)
+    found = np.asarray(made.steps["garment"]) > 0
+    rows = found.any(1).nonzero()[0]
+    assert 50 <= rows[0] <= 66 and rows[-1] >= 210
+
+
+def test_a_garment_of_skins_colour_is_no_person():
+    photo = Image.new("RGB", (160, 240), (236, 236, 236))
+    ImageDraw.Draw(photo).rectangle((40, 40, 120, 220), fill=(198, 134, 98))
+    made = photo_steps(photo)
+    assert not any("A person" in w for w in made.warnings)
+    assert (np.asarray(made.steps["garment"]) > 0)[45:215, 45:115].all()
 
 
 def photo_of(kind: str) -> Image.Image:

@@ -9,6 +9,7 @@ from PIL import Image
 from ..errors import InputError
 from ._images import check_shape, open_image, to_mode
 from ._makers import makers_steps
+from ._person import without_person
 
 PHOTO = ("auto", "makers", "never")
 SIDE = 28
@@ -23,6 +24,7 @@ _UNEVEN = 24.0  # of 441: a colour this far from the plane is not the background
 _SHARE = 0.1  # of the border: more of it not plain, or of the garment, calls for a warning
 _FAINT = 40.0  # of 441: a garment nearer to the background than this may be found only in parts
 _SMALL = 0.02  # of the picture
+_WORN = "A person wears the garment. Lay it down or hang it up, and take the photo again."
 _CLEAR = 0.02  # share of transparent pixels from which on the alpha channel is the garment's outline
 
 
@@ -57,9 +59,9 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     Args:
         photo: See `open_image`; any size and mode.
         how: `"auto"`: the background is a plane fitted over the border's colours; what differs from it and is not connected
-            to the edge is the garment; the rest becomes black; the garment is cropped, shrunk by averaging and brightened
-            where it is dark. An alpha channel with transparent parts is the outline. `"makers"`: the steps that the makers
-            of the data set publish, see `makers_steps`.
+            to the edge is the garment, less the head and the skin of a person who wears it; the rest becomes black; the
+            garment is cropped, shrunk by averaging and brightened where it is dark. An alpha channel with transparent parts
+            is the outline. `"makers"`: the steps that the makers of the data set publish, see `makers_steps`.
 
     Raises:
         InputError: It is no image, or shows nothing but background.
@@ -94,7 +96,11 @@ def _garment(image: Image.Image, pixels: np.ndarray) -> tuple[np.ndarray, bool, 
     mask, parts = _largest(_differs(distance))
     ring = max(1, round(_RING * min(mask.shape)))
     rough = (_border(distance, ring) > _UNEVEN).mean()
-    return mask, bool(plane.mean() > 127), _warnings(mask, parts, rough, distance[mask].mean())
+    warnings = _warnings(mask, parts, rough, distance[mask].mean())
+    worn = without_person(pixels, mask)
+    if worn is not None:
+        mask, warnings = _largest(worn)[0], (_WORN, *warnings)
+    return mask, bool(plane.mean() > 127), warnings
 
 
 def _warnings(mask: np.ndarray, parts: int, rough: float, contrast: float) -> tuple[str, ...]:
