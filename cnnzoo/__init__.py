@@ -12,13 +12,14 @@ from . import process as process  # first: it answers Ctrl-C while the rest is i
 # isort: split
 from .data import create_transform, load_split
 from .exporting import compiled, export, load_exported
+from .inference import inference_form
 from .predict import predict
 from .registry import create_model, info, list_models, list_pretrained, results
 from .version import __version__
 
 __all__ = [
-    "__version__", "compiled", "create_model", "create_transform", "export", "info", "list_models", "list_pretrained",
-    "load_exported", "load_split", "predict", "results",
+    "__version__", "compiled", "create_model", "create_transform", "export", "inference_form", "info", "list_models",
+    "list_pretrained", "load_exported", "load_split", "predict", "results",
 ]  # fmt: skip
 
 _MODULES = (

@@ -64,7 +64,7 @@ def predict_logits(
     if len(split) == 0:
         raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
     keep_memory()
-    form = inference_form(model)
+    form = inference_form(model, len(split))
     outputs = []
     starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)
     device = next((p.device for p in model.parameters()), "cpu")

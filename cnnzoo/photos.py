@@ -49,7 +49,7 @@ def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto")
             f"{data_dir} has classes that the model does not know: {', '.join(strangers[:5])}. Allowed: {', '.join(labels)}."
             " Rename the folders."
         )
-    read, form = reader(model, photo), inference_form(model)
+    read, form = reader(model, photo), inference_form(model, len(files))
     inputs = [read(path) for path, _ in tqdm(files, desc="reading photos", leave=False, disable=None)]
     logits = torch.cat([form(i.pixels[None]).cpu() for i in inputs]) / temperature(model)  # (N, K)
     truth = torch.tensor([places[name] for _, name in files])

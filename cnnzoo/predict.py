@@ -70,8 +70,8 @@ def predict(
     batch = list(images) if many else [images]
     if not batch:
         raise InputError("An empty list of images was given. Pass one image at least.")
-    forms = {False: _probabilities(model)}
-    forms[True] = forms[False] if photo_model is None else _probabilities(photo_model)
+    forms = {False: _probabilities(model, len(batch))}
+    forms[True] = forms[False] if photo_model is None else _probabilities(photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
     if photo_model is not None and (class_labels(photo_model), photo_model.in_chans) != (labels, model.in_chans):
@@ -91,9 +91,9 @@ def predict(
     return answers if many else answers[0]
 
 
-def _probabilities(model: nn.Module) -> Callable[[list[Input]], Tensor]:
-    """What maps `B` inputs to their classes' probabilities `(B, K)`, on the CPU."""
-    form = inference_form(model)
+def _probabilities(model: nn.Module, images: int) -> Callable[[list[Input]], Tensor]:
+    """What maps `B` inputs to their classes' probabilities `(B, K)`, on the CPU; made for so many `images`."""
+    form = inference_form(model, images)
     class_count(model)  # which refuses what is no classifier
     divisor = temperature(model)
     return lambda inputs: (form(torch.stack([i.pixels for i in inputs])) / divisor).softmax(1).cpu()

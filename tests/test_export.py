@@ -19,7 +19,8 @@ from cnnzoo.cli import main
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError, UnknownNameError
-from cnnzoo.exporting import _export, _formats, _pipeline, _seal, _verify
+from cnnzoo.exporting import _export, _formats, _seal, _verify
+from cnnzoo.folding import fold
 
 NATIVE_28 = [name for name in MODELS if native_size(name) == (1, 28, 28)]
 LARGER = [name for name in MODELS if native_size(name) != (1, 28, 28)]
@@ -138,7 +139,7 @@ def test_folding_batch_norms_changes_no_output(name):
     before = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with torch.inference_mode():
         wanted = model(x)
-        folded = _pipeline.fold_batch_norms(model)
+        folded = fold(model, x[:1])
         torch.testing.assert_close(folded(x), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
     after = sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     if not name.startswith(("densenet", "preact", "wide")):  # which normalise before they convolve
@@ -152,7 +153,7 @@ def test_a_norm_that_turns_a_sign_is_not_merged_through_a_pooling():
     with torch.no_grad():
         model.stem[1].bn.weight[3] = -1.0  # of the pooled layer: the largest becomes the least
         wanted = model(x)
-        folded = _pipeline.fold_batch_norms(model)
+        folded = fold(model, x[:1])
         torch.testing.assert_close(folded(x), wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max().item())
     assert [n for n, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)] == ["stem.1.bn"]
 

@@ -14,10 +14,10 @@ PACKAGE = Path(cnnzoo.__file__).parent
 
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
-    "process", "version", "errors", "files", "client", "memory", "layers", "summary", "primitives", "datasets", "recipes",
-    "checkpoints", "metrics", "data", "inference", "models", "configs", "resolve", "registry", "evaluate", "predict",
-    "photos", "robustness", "published", "canvas", "frontier", "plots", "hub", "train", "reproduce", "drawings", "exporting",
-    "bench", "cli", "run",
+    "process", "version", "errors", "files", "client", "memory", "folding", "layers", "summary", "primitives", "datasets",
+    "recipes", "checkpoints", "metrics", "data", "inference", "models", "configs", "resolve", "registry", "evaluate",
+    "predict", "photos", "robustness", "published", "canvas", "frontier", "plots", "hub", "train", "reproduce", "drawings",
+    "exporting", "bench", "cli", "run",
 )  # fmt: skip
 APART = ({"data", "models"},)  # neither imports the other, whatever the order
 

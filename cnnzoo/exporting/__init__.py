@@ -6,10 +6,9 @@ Every file is opened again in a fresh process and compared with the model before
 from ._export import DTYPES, export
 from ._exported import Exported, load_exported
 from ._formats import FORMATS, compiled
-from ._pipeline import Pipeline, fold_batch_norms, make_pipeline
+from ._pipeline import Pipeline, make_pipeline
 from ._verify import ExportError
 
 __all__ = [
-    "DTYPES", "FORMATS", "ExportError", "Exported", "Pipeline", "compiled", "export", "fold_batch_norms", "load_exported",
-    "make_pipeline",
+    "DTYPES", "FORMATS", "ExportError", "Exported", "Pipeline", "compiled", "export", "load_exported", "make_pipeline",
 ]  # fmt: skip

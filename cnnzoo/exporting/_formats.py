@@ -4,12 +4,14 @@ Each takes a pipeline, an example batch, the file, the facts that travel inside,
 """
 
 import contextlib
+import copy
 import io
 import json
 import logging
 import os
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from .. import registry
 from ..errors import CnnzooError
+from ..inference import fast_copy
 from ._pipeline import Pipeline
 
 FACTS = "cnnzoo"
@@ -148,10 +151,11 @@ def format_of(path: Path) -> str:
 
 
 def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]:
-    """A model through torch.compile, warm for batches like `example`; with CUDA graphs on a GPU.
+    """The inference form of a model through torch.compile, warm for batches like `example`; with CUDA graphs on a GPU.
 
     Args:
-        model: A model or pipeline, put into evaluation mode and channels-last memory order; or a pretrained model's name.
+        model: A model or pipeline, of which a copy is made (see `inference_form`), on the device of `example`; or a
+            pretrained model's name.
         example: Images `(B, C, H, W)` as the model takes them, on the device to run on.
 
     Returns:
@@ -159,7 +163,9 @@ def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]
     """
     if isinstance(model, str):
         model = registry.create_model(model, pretrained=True)
-    model = model.eval().to(example.device, memory_format=torch.channels_last)
+    if any(t.device != example.device for t in chain(model.parameters(), model.buffers())):
+        model = copy.deepcopy(model).to(example.device)
+    model = fast_copy(model, example[:1])
     # CUDA graphs take the launches, most of a small network's time there, out of each call. On a CPU there are none.
     forward = torch.compile(model, mode="reduce-overhead" if example.device.type == "cuda" else None)
 

@@ -3,14 +3,11 @@
 import copy
 
 import torch
-from timm.layers import ConvNormAct
-from timm.models import reparameterize_model
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
 from .. import inference
 from ..errors import InputError
-from ..layers import ConvAct, PreActBlock
+from ..folding import fold
 
 
 class Pipeline(nn.Module):
@@ -65,43 +62,8 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
             f"A {type(inner).__name__} was given, needed is a model of timm or the zoo, which knows the images it takes. "
             "Make it with cnnzoo.create_model."
         )
-    folded = fold_batch_norms(copy.deepcopy(inner).cpu().eval().requires_grad_(False)).to(dtype)
     size = (inner.in_chans, *cfg["input_size"][1:])
+    plain = copy.deepcopy(inner).cpu().float().eval().requires_grad_(False)
+    folded = fold(plain, torch.zeros(1, *size)).to(dtype)
     mean, std = (tuple(cfg[k]) * (size[0] if len(cfg[k]) == 1 else 1) for k in ("mean", "std"))
     return Pipeline(folded, mean, std, size, dtype, preprocess, inference.temperature(inner)).eval()
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Merges every batch norm that follows a convolution into it, in place; outputs stay what they were.
-
-    A max pooling in between does not matter unless one of the norm's factors is negative, which makes the largest the least.
-
-    Blocks that say by a method `fuse` what they are after training, such as RepVGG's, become that first.
-
-    Args:
-        model: In evaluation mode.
-    """
-    reparameterize_model(model, inplace=True)
-    for module in list(model.modules()):
-        pooled = isinstance(module, ConvAct) and isinstance(module.pool, nn.MaxPool2d)
-        if pooled and isinstance(module.bn, nn.BatchNorm2d) and (module.bn.weight < 0).any():
-            continue
-        if isinstance(module, (ConvNormAct, ConvAct)):
-            _fold(module, "conv", "bn")
-        elif isinstance(module, PreActBlock):
-            _fold(module, "conv1", "bn2")
-        elif isinstance(module, nn.Sequential):
-            names = list(module._modules)
-            for first, second in zip(names, names[1:]):
-                _fold(module, first, second)
-    return model
-
-
-def _fold(owner: nn.Module, conv: str, norm: str) -> None:
-    first, second = getattr(owner, conv), getattr(owner, norm)
-    if not isinstance(first, nn.Conv2d) or not isinstance(second, nn.BatchNorm2d):
-        return
-    setattr(owner, conv, fuse_conv_bn_eval(first, second))
-    # timm's batch norm may have dropout and activation inside, which stay.
-    rest = [getattr(second, part, None) for part in ("drop", "act")]
-    setattr(owner, norm, nn.Sequential(*[m for m in rest if m is not None and not isinstance(m, nn.Identity)]))
