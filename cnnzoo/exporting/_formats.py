@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -21,15 +20,13 @@ from torch import Tensor, nn
 from .. import registry
 from ..errors import CnnzooError
 from ..inference import fast_copy
+from ._int8 import int8, quiet
 from ._pipeline import Pipeline
 
 FACTS = "cnnzoo"
 _AXES = ("batch", "channels", "height", "width")
 _MAX_BATCH = 4096
 _MAX_SIDE = 1024  # of images, where the model takes any size
-# Relu is among them, or each residual sum goes to fp32 and back: with it resnext_small is 2.3 times as fast as in fp32, else
-# 1.8 times. Signed activations lose all of that on x86. Preprocessing and softmax stay in fp32; they cost nothing there.
-_INT8 = ["Conv", "Gemm", "Add", "Relu", "MaxPool"]
 _EXTRA = 'Type: pip install "cnnzoo[export]"'
 
 
@@ -90,43 +87,9 @@ def onnx(pipeline: Pipeline, example: Tensor, path: Path, facts: dict[str, Any],
         written = torch.onnx.export(program, **how)
     proto = written.model_proto
     if calibration is not None:
-        proto = _int8(proto, calibration, path.with_suffix(".int8.onnx"))
+        proto = int8(proto, calibration, path.with_suffix(".int8.onnx"))
     proto.metadata_props.append(onnx_package.StringStringEntryProto(key=FACTS, value=json.dumps(facts)))
     onnx_package.save(proto, str(path))
-
-
-@contextlib.contextmanager
-def quiet(name: str):
-    """Inside the block, nothing below an error is logged by `name`."""
-    logger = logging.getLogger(name)
-    former = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(former)
-
-
-def _int8(proto: Any, calibration: Tensor, scratch: Path) -> Any:
-    """Static quantisation by ONNX Runtime: int8 weights per channel, uint8 activations, ranges from real images."""
-    import onnx as onnx_package
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-
-    class Images(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(calibration.split(64))
-
-        def get_next(self) -> dict | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch.numpy()}
-
-    with quiet("root"):
-        quantize_static(
-            proto, str(scratch), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=_INT8,
-            reduce_range=True,  # weights of 7 bits: with 8, sums of products overflow on processors that lack VNNI
-        )  # fmt: skip
-    return onnx_package.load(str(scratch))
 
 
 FORMATS: dict[str, Callable[[Pipeline, Tensor, Path, dict[str, Any], Tensor | None], None]] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ._formats import quiet
+from ._int8 import quiet
 
 EXAMPLE = Path(__file__).with_name("example.cpp")
 
