@@ -122,3 +122,28 @@ def test_skorch_fits(package):
     options = dict(criterion=nn.CrossEntropyLoss, optimizer=torch.optim.AdamW, lr=1e-3, max_epochs=8, verbose=0)
     net = package.NeuralNetClassifier(model, train_split=None, **options)
     assert cross_val_score(net, images.numpy(), labels.numpy(), cv=2).mean() > 0.9
+
+
+@works_with("fastai", "fastai.vision.all", "`vision_learner` normalises as the weights were trained, gray and RGB, and learns")
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_fastai_normalises_and_learns(package, in_chans, tmp_path):
+    torch.manual_seed(0)
+    for name, image in garments().items():
+        for part in ("train", "test"):
+            folder = tmp_path / part / ("shoe" if name in ("Sandal", "Sneaker", "Ankle boot") else "garment")
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{name.replace('/', ' ')}.png")
+    image = package.ImageBlock(cls=package.PILImageBW if in_chans == 1 else package.PILImage)
+    options = dict(get_items=package.get_image_files, get_y=package.parent_label)
+    splitter = package.GrandparentSplitter(train_name="train", valid_name="test")
+    block = package.DataBlock(blocks=(image, package.CategoryBlock), splitter=splitter, **options)
+    loaders = block.dataloaders(tmp_path, bs=10, num_workers=0, device=torch.device("cpu"))
+    learner = package.vision_learner(loaders, NAME, n_in=in_chans, metrics=package.accuracy)
+
+    model = timm.create_model(NAME, pretrained=True, in_chans=in_chans)
+    files = loaders.valid_ds.items
+    ours = torch.stack([cnnzoo.create_transform(model)(package.PILImage.create(path)) for path in files])
+    torch.testing.assert_close(torch.Tensor(loaders.valid.one_batch()[0]), ours)
+    with learner.no_bar(), learner.no_logging():
+        learner.fit(10, 1e-2)
+        assert learner.validate()[1] > 0.9
