@@ -4,15 +4,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 checkout=$PWD
+unset PYTHONPATH # what is installed is what runs
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export UV_CACHE_DIR=${UV_CACHE_DIR:-$scratch/cache} OMP_NUM_THREADS=1
+export UV_CACHE_DIR=${UV_CACHE_DIR:-$scratch/cache} UV_PYTHON_DOWNLOADS=never OMP_NUM_THREADS=1
+for folder in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin; do # pyenv's shims run only the version that is in use
+    if [ -d "$folder" ]; then PATH=$PATH:$folder; fi
+done
 
 section() { printf '\n-- %s (%s s)\n' "$1" "$SECONDS"; }
+interpreter() { uv python find --no-project "$1" 2>/dev/null; } # of a version, its path
 
 section "syntax, with every Python at hand"
 for version in 3.10 3.11 3.12 3.13 3.14; do
-    if python=$(uv python find --no-project "$version" 2>/dev/null) && [ -x "$python" ]; then
+    if python=$(interpreter "$version"); then
         "$python" .ci/syntax.py
     else
         echo "Python $version is not here: not checked"
@@ -21,9 +26,10 @@ done
 
 section "the lowest versions"
 # With setuptools, as python -m venv has it: the compiler in torch 2.6 imports it, and torch 2.6 does not ask for it.
-uv venv --quiet --seed --python "${1:-3.10}" "$scratch/lowest"
+python=$(interpreter "${1:-3.10}") || { echo "Python ${1:-3.10} is not here."; exit 1; }
+uv venv --quiet --seed --python "$python" "$scratch/lowest"
 uv pip install --quiet --python "$scratch/lowest/bin/python" --resolution lowest-direct ".[export,plot]"
 cp .ci/smoke.py "$scratch"
-cd "$scratch" # away from the checkout, so that what was installed is what runs
+cd "$scratch" # away from the checkout, for the same reason
 "$scratch/lowest/bin/python" smoke.py "$checkout"
 section "done"
