@@ -106,14 +106,18 @@ def test_features_only_gives_the_levels_asked_for(shared, name):
 
 
 @pytest.mark.parametrize("kind", ["getter", "list", "dict", "fx", "hook", FeatureListNet, FeatureDictNet, FeatureHookNet])
-@pytest.mark.parametrize("name", ["lenet_tiny", "vgg_tiny", "resnet_small", "googlenet_tiny"])
+@pytest.mark.parametrize(
+    "name", ["lenet_tiny", "vgg_tiny", "resnet_small", "googlenet_tiny", "repvgg_tiny", "convnext28_tiny"]
+)
 def test_every_kind_of_feature_extractor_gives_the_same_maps(name, kind):
-    model = timm.create_model(name, pretrained=True).eval()
+    torch.manual_seed(0)  # so that both have the same weights
+    model = timm.create_model(name).eval()
     x = batch_for(model, name)
     every = model.forward_intermediates(x, intermediates_only=True)
     for indices in (None, (0, 2), (-2,), 1):
         options = {} if indices is None else dict(out_indices=indices)
-        backbone = timm.create_model(name, pretrained=True, features_only=True, feature_cls=kind, **options).eval()
+        torch.manual_seed(0)
+        backbone = timm.create_model(name, features_only=True, feature_cls=kind, **options).eval()
         levels = {None: [0, 1, 2], (0, 2): [0, 2], (-2,): [1], 1: [2]}[indices]
         assert backbone.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in levels]
         assert backbone.pretrained_cfg["input_size"] == (1, 28, 28)
@@ -257,14 +261,18 @@ def test_tracing_warns_of_nothing(model, name):
     assert_same(traced(x), model(x))
 
 
-def test_the_older_onnx_exporter_warns_of_nothing_and_is_right(tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    ["lenet_tiny", *(pytest.param(f"{f}_tiny", marks=pytest.mark.slow) for f in ("mobilenet", "repvgg", "convnext28"))],
+)
+def test_the_older_onnx_exporter_warns_of_nothing_and_is_right(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = create("lenet_tiny")
-    path, x = tmp_path / "model.onnx", batch_for(model, "lenet_tiny")
+    model = create(name)
+    path, x = tmp_path / "model.onnx", batch_for(model, name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
         torch.onnx.export(model, (x,), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
-    x = batch_for(model, "lenet_tiny", 3)
+    x = batch_for(model, name, 3)
     out = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})[0]
     assert_same(torch.from_numpy(out), model(x).detach())
 

@@ -124,7 +124,7 @@ def test_skorch_fits(package):
     assert cross_val_score(net, images.numpy(), labels.numpy(), cv=2).mean() > 0.9
 
 
-@works_with("fastai", "fastai.vision.all", "`vision_learner` normalises as the weights were trained, gray and RGB, and learns")
+@works_with("fastai", "fastai.vision.all", "`vision_learner` normalises as the weights want it, gray and RGB, and learns")
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_fastai_normalises_and_learns(package, in_chans, tmp_path):
     torch.manual_seed(0)
