@@ -405,7 +405,7 @@ def test_the_card_of_a_fine_tuning_run_names_the_checkpoint_it_began_with(tmp_pa
 def test_the_command_makes_the_twin_of_a_fine_tune_that_a_gray_model_asks_for(tmp_path, quick):
     model = timm.create_model("lenet_tiny", pretrained=True, num_classes=2).eval()
     x = torch.rand(2, 1, 28, 28)
-    with pytest.raises(InputError, match="3 channels.*cnnzoo twin FOLDER OUT"):
+    with pytest.raises(InputError, match="3 channels.*cnnzoo twin MODEL OUT"):
         model(x.expand(-1, 3, -1, -1))
     folder = hub.build(model, tmp_path / "gray", labels=["cat", "dog"])
     run = CliRunner().invoke(main, ["twin", str(folder), str(tmp_path / "rgb")])
@@ -415,3 +415,15 @@ def test_the_command_makes_the_twin_of_a_fine_tune_that_a_gray_model_asks_for(tm
     assert base_model(tmp_path / "rgb" / folder.name) == base_model(folder) == "cnnzoo/lenet_tiny.fashion_mnist"
     run = CliRunner().invoke(main, ["twin", str(folder), str(folder.parent)])
     assert run.exit_code == 1 and "Name another folder" in run.output
+
+
+def test_a_twin_is_made_of_a_run_and_of_a_name_too(tmp_path, pets):
+    for given in (train_on(pets, tmp_path / "run"), "lenet_tiny"):
+        run = CliRunner().invoke(main, ["twin", str(given), str(tmp_path / "rgb")])
+        assert run.exit_code == 0, run.output
+        twin = timm.create_model(f"local-dir:{run.output.strip()}", pretrained=True).eval()
+        theirs = cnnzoo.create_model(given, pretrained=True).eval()
+        gray = torch.rand(2, *theirs.pretrained_cfg["input_size"])
+        torch.testing.assert_close(twin(gray.expand(-1, 3, -1, -1)), theirs(gray), atol=1e-4, rtol=1e-4)
+    run = CliRunner().invoke(main, ["twin", "hf-hub:you/model", str(tmp_path / "rgb")])
+    assert run.exit_code == 1 and "on the Hub" in run.output

@@ -105,16 +105,17 @@ def _accuracy(metrics: dict) -> str:
 
 
 @click.command()
-@click.argument("folder")
+@click.argument("model")
 @click.argument("out")
-def twin(folder: str, out: str) -> None:
-    """Make the 3-channel twin of a gray FOLDER in OUT.
+def twin(model: str, out: str) -> None:
+    """Make the 3-channel twin of a gray MODEL in OUT.
 
-    It is for transformers' pipeline, where every image is RGB.
+    It is for transformers' pipeline, where every image is RGB. MODEL is a checkpoint folder, the name of a checkpoint, or a
+    run folder.
     """
     from .. import hub
 
-    click.echo(hub.twin(folder, out))
+    click.echo(hub.twin(model, out))
 
 
 @click.command()

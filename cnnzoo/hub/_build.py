@@ -148,17 +148,22 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
 
 
 @system_errors()
-def twin(folder: str | Path, out: str | Path) -> Path:
-    """Makes the 3-channel twin of a 1-channel checkpoint folder: same logits on gray images, and pipelines can feed it.
+def twin(model: str | os.PathLike, out: str | Path) -> Path:
+    """Makes the 3-channel twin of a 1-channel checkpoint: same logits on gray images, and pipelines can feed it.
 
     Args:
-        folder: A checkpoint folder, as `build` makes it.
+        model: A checkpoint folder, as `build` makes it, a finished run, or the name of a checkpoint.
         out: Folder to put `<arch>.<tag>` into.
 
     Raises:
-        CheckpointError: The weights do not fit the model, it has not 1 channel, or the twin would take its place.
+        CheckpointError: It is on the Hub or has no weights, they do not fit the model, it has not 1 channel, or the twin
+            would take its place.
     """
-    folder = Path(folder)
+    with folder_of(model) as folder:
+        return _twin(folder, out)
+
+
+def _twin(folder: Path, out: str | Path) -> Path:
     metrics, recipe = read_numbers(folder)
     info = facts(metrics, recipe)
     if info.image_size[0] != 1 or metrics.get("in_chans", 1) != 1:

@@ -32,8 +32,8 @@ def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) 
         rgb = ""
         if (x.shape[1], in_chans) == (3, 1):
             rgb = (
-                " For tools that make every image RGB, such as transformers' pipeline, make a twin of a checkpoint folder: "
-                "cnnzoo twin FOLDER OUT."
+                " For tools that make every image RGB, such as transformers' pipeline, make a twin of its run or "
+                "checkpoint folder: cnnzoo twin MODEL OUT."
             )
         raise InputError(
             f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
