@@ -81,6 +81,7 @@ FASHION_MNIST = DatasetInfo(
 )  # fmt: skip
 
 DATASETS = {d.name: d for d in (FASHION_MNIST,)}
+HUB_IDS = {FASHION_MNIST.name: "zalando-datasets/fashion_mnist"}  # what the Hugging Face Hub calls them
 
 # What a run notes of its data, under `data` in its metrics.json. The rest says where files come from.
 _RECORDED = (

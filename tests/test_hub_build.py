@@ -394,7 +394,7 @@ def test_the_card_of_a_fine_tuned_model_names_the_checkpoint_it_began_with(tmp_p
         folder = hub.build(model, tmp_path, labels=["cat", "dog"])
         hub.verify(folder)
         assert base_model(folder) == base
-        assert ("were the start" in (folder / "README.md").read_text()) is (base is not None)
+        assert ("Training began with the weights" in (folder / "README.md").read_text()) is (base is not None)
 
 
 def test_the_card_of_a_fine_tuning_run_names_the_checkpoint_it_began_with(tmp_path, pets):

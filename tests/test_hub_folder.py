@@ -182,7 +182,9 @@ def test_the_twin_is_the_same_every_time(folder, tmp_path):
 def test_the_card_has_the_result_in_the_hubs_own_form():
     card = ModelCard.load(checkpoints.folder(NAME) / "README.md")
     result = card.data.eval_results[0]
-    assert (result.dataset_type, result.dataset_split, result.metric_type) == ("fashion_mnist", "test", "accuracy")
+    assert (result.dataset_type, result.dataset_split, result.metric_type) == (
+        "zalando-datasets/fashion_mnist", "test", "accuracy",
+    )  # fmt: skip
     assert result.metric_value == pytest.approx(checkpoints.metrics(NAME)["top1"] / 100)
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "timm")
 

@@ -61,7 +61,7 @@ def test_the_cards_snippets_run_and_transformers_and_its_pipeline_give_our_logit
     hub.push(FOLDER, MINE, token=ALICE)
     blocks = server.read(MINE, "README.md").decode().split("```python\n")[1:]
     snippets = [block.split("```")[0] for block in blocks]
-    assert len(snippets) == 2 and all(snippet.startswith("import cnnzoo") for snippet in snippets)
+    assert len(snippets) == 3 and snippets[0].startswith("import cnnzoo") and snippets[2].startswith("import cnnzoo")
     code = "\n".join(snippets) + _TRANSFORMERS
     answers = json.loads(run([sys.executable, "-c", code, MINE, str(image)], tmp_path).splitlines()[-1])
     model = cnnzoo.create_model(NAME, pretrained=True).eval()

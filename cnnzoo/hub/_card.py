@@ -4,12 +4,13 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .. import checkpoints
-from ..datasets import DATASETS, TORCHVISION, DatasetInfo, facts
+from .. import checkpoints, models, registry
+from ..datasets import DATASETS, HUB_IDS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
 from ..robustness import as_markdown
 from ._folder import PICTURE
@@ -25,38 +26,91 @@ _CARD = """---
 
 `{m[model]}` of cnnzoo{trained}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
 for one {input_size} image.{base}
-{variant}
+{about}{variant}
+## Use
+
+Install cnnzoo (`pip install .` in its checkout), then:
+
 ```python
 import cnnzoo  # registers the model with timm
 import timm
+import torch
+{import_image}
 
 model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
+image = {image}  # or a path, an array or a tensor
+print(cnnzoo.predict(model, image, topk=2))
+```
+
+Feature maps, one for each reduction of the image size, and the embedding before the classifier:
+
+```python
+x = cnnzoo.create_transform(model)(image)[None]  # (1, C, H, W)
+with torch.inference_mode():
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    embedding = model.forward_head(model.forward_features(x), pre_logits=True)  # (1, number of features)
+print([tuple(m.shape) for m in maps], tuple(embedding.shape))
 ```
 
 Without `import cnnzoo` timm says `Unknown model ({m[model]})`, and transformers says
 `The model architecture '{m[model]}' is not supported in your version of timm`; upgrading timm does not help.
 
-`cnnzoo.hub.pull` checks the hashes too, and gives the transform and the labels with the model.{pipeline}
+`cnnzoo.hub.pull` also checks the hashes, and gives the transform and the labels with the model.{pipeline}
 
 ## Accuracy
 
-{accuracy}
-{recipe}{data}
-## Use and limits
+{accuracy}{note}
+{neighbours}{recipe}{data}
+## Limits and labels
 
 {use}
 
 {licences} sha256 of the weights: `{m[sha256]}`.
+
+## Citation
+
+```bibtex
+@software{{cnnzoo,
+  title  = {{cnnzoo: the classic CNNs as timm models for small grayscale images}},
+  author = {{{{The cnnzoo authors}}}},
+  year   = {{2026}},
+  url    = {{https://huggingface.co/{org}}}
+}}
+```
 """
 
-_BASE = " The weights of `{}` were the start."
+_ABOUT = """
+{what}
 
-_ACCURACY = """| | |
+Paper: {paper}
+"""
+
+# What a reader of one checkpoint's card asks first.
+_NOTES = {
+    "lenet_d2l.textbook_fashion_mnist": """
+
+Why so low: this is the textbook's LeNet, trained as in the textbook for 10 epochs. Its sigmoids pass on only small
+gradients, so it stays near chance for the first epochs and is far from finished after 10. The same network with ReLU and max
+pooling, `lenet_relu_d2l.textbook_fashion_mnist`, or with a modern recipe, `lenet_d2l.fashion_mnist`, is much better.""",
+}
+
+_NEIGHBOURS = """
+## Compared with checkpoints of similar size
+
+{table}
+
+MACs are multiply-accumulates for one image. The accuracy is that of the weights, in percent of the test images.
+"""
+
+_BASE = " Training began with the weights of `{}`."
+
+_ACCURACY = """| measured on the test set | |
 |---|---|
-| top-1, test set | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
-| {mean_name} | {mean} % (n = {count}) |
-| with flip test-time augmentation | {m[top1_tta]:.2f} % |
-| cross-entropy, calibration error | {m[loss]:.4f}, {m[ece]:.1f} %{calibrated} |
+| top-1 accuracy | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
+| {mean_name} over {count} | {mean} % |
+| top-1 accuracy, averaged over each image and its mirror image | {m[top1_tta]:.2f} % |
+| cross-entropy | {m[loss]:.4f} |
+| expected calibration error | {m[ece]:.1f} %{calibrated} |
 {holdout}
 {trained} are the last weights{averaged}.
 {choices}
@@ -66,20 +120,20 @@ Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
 
-_ROBUST = """On the test images, spoiled by `cnnzoo.robustness`:
+_ROBUST = """Accuracy on altered test images, made by `cnnzoo.robustness`:
 
 {table}
 
 """
 
-_PHOTOS = """On photos of garments, each through the steps for photos of `cnnzoo predict`,
-{m[top1]:.1f} % of {m[count]} are named right (`cnnzoo eval {name} --dataset folder --photo auto`). They are not published.
+_PHOTOS = """On photos of garments, each treated as `cnnzoo predict` treats photos, {m[top1]:.1f} % of {m[count]} get the right label
+(`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
 
 """
 
 _TRAINED = "Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs{start}; these"
 
-_HOLDOUT = "| top-1, holdout of the run without it | {:.2f} % |\n"
+_HOLDOUT = "| top-1 accuracy of the run without the holdout, on the holdout | {:.2f} % |\n"
 
 _CHOICES = """\
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
@@ -118,17 +172,17 @@ _OTHER_DATA = """
 {info.title}{homepage}, licence {info.licence}: {info.num_train:,} training images, {info.num_test:,} test images.
 """
 
-_GARMENTS = """\
-For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images. It knows ten
-classes and nothing else: a picture of anything else gets one of them too."""
+_GARMENTS = (
+    "For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images.\n"
+)
 
-_CLASSES = """It knows {count} classes and nothing else: a picture of anything else gets one of them too. By class index:
+_CLASSES = """The model knows {count} classes. A picture of anything else gets one of these labels too. By class index:
 
 ```json
 {labels}
 ```
 
-Images are {input_size}, scaled to [0, 1], less the mean {mean}, divided by {std}."""
+Images are {input_size}, scaled to [0, 1]; then the mean {mean} is subtracted, and the result is divided by {std}."""
 
 _PIPELINE = """
 
@@ -188,7 +242,13 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
         recipe=_RECIPE.format(command=metrics["command"], recipe=json.dumps(recipe, indent=2)) if recipe else "",
         data=_data(metrics, info) if measured else "",
-        use=_GARMENTS if known else _classes(info, input_size),
+        use=(_GARMENTS if known else "") + _classes(info, input_size),
+        about=_about(metrics["model"]),
+        note=_NOTES.get(name, ""),
+        neighbours=_neighbours(name, metrics) if known and measured else "",
+        import_image="from cnnzoo.drawings import garments" if known else "from PIL import Image",
+        image='garments()["Bag"]' if known else 'Image.new("L", (28, 28))',
+        org=checkpoints.HUB_ORG,
         licences=_licences(known, info if measured else None),
         m=metrics,
         input_size=input_size,
@@ -196,8 +256,30 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
     )
 
 
+def _about(arch: str) -> str:
+    """What the architecture is and its paper, as its family's file says at its top."""
+    doc = sys.modules[models.entrypoints()[arch].__module__].__doc__ if arch in models.entrypoints() else None
+    first, _, rest = (doc or "").strip().partition("\n\nPaper: ")
+    paper = rest.partition("\nWhat differs:")[0].partition("\n\n")[0]
+    return _ABOUT.format(what=first, paper=" ".join(paper.split())) if paper else ""
+
+
+def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
+    """The zoo's checkpoints of the same kind with the next fewer and the next more parameters, and this one between them."""
+    alike = [r for r in registry.results() if r["tag"] == name.partition(".")[2] and r["checkpoint"] != name]
+    if not alike:
+        return ""
+    fewer = [r for r in alike if r["params"] < metrics["params"]][-each_side:]
+    more = [r for r in alike if r["params"] >= metrics["params"]][:each_side]
+    table = ["| checkpoint | parameters | MACs | top-1 accuracy |", "|---|---:|---:|---:|"]
+    for r in (*fewer, dict(metrics, checkpoint=name), *more):
+        shown = f"**{name}**" if r["checkpoint"] == name else r["checkpoint"]
+        table.append(f"| {shown} | {r['params']:,} | {r['macs'] / 1e6:.1f} M | {r['top1']:.2f} |")
+    return _NEIGHBOURS.format(table="\n".join(table))
+
+
 def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:
-    std = m["top1_std"]
+    std, n = m["top1_std"], len(m["seeds"])
     start = ", from pretrained weights" if recipe.get("pretrained") else ""
     start += f", taught by `{'`, `'.join(m['teachers'])}`" if "teachers" in m else ""
     choices = _CHOICES if "holdout_top1" in m else _NO_CHOICES
@@ -206,7 +288,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         info=info,
         mean_name="mean" if std is None else "mean ± standard deviation",
         mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
-        count=len(m["seeds"]),
+        count=f"{n} run{'s' if n > 1 else ''}",
         holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
         trained=_TRAINED.format(info=info, m=m, start=start),
         averaged=", averaged over the run" if recipe.get("ema_decay") else "",
@@ -215,7 +297,9 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
         photos=_PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
-        picture=f"![What it takes each class for]({PICTURE})\n\n" if "confusion" in m else "",
+        picture=f"![Confusion matrix: the answers for each true class, in percent]({PICTURE})\n\n"
+        if "confusion" in m
+        else "",
     )
 
 
@@ -280,10 +364,10 @@ def _header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
     if "top1" in metrics:
         # What the Hub calls a data set: pictures of one's own have no name there.
         own = info.name == "folder"
-        kind = "imagefolder" if own else info.name.removeprefix("hfds--").replace("--", "/")
+        kind = "imagefolder" if own else HUB_IDS.get(info.name, info.name.removeprefix("hfds--").replace("--", "/"))
         result = EvalResult(
             task_type="image-classification", dataset_type=kind, dataset_name=info.title, dataset_split="test",
             metric_type="accuracy", metric_name="top-1", metric_value=round(metrics["top1"] / 100, 6),
         )  # fmt: skip
-        fields |= dict(datasets=None if own else [kind], model_name=name, eval_results=[result])
+        fields |= dict(datasets=None if own else [kind], metrics=["accuracy"], model_name=name, eval_results=[result])
     return ModelCardData(**fields).to_yaml()
