@@ -189,7 +189,7 @@ def test_the_card_has_the_result_in_the_hubs_own_form():
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "timm")
 
 
-@pytest.mark.parametrize("words", ["MIT", "Apache-2.0", "md5", "holdout", "knows ten", "seed 0", "sha256"])
+@pytest.mark.parametrize("words", ["MIT", "Apache-2.0", "md5", "holdout", "knows 10 classes", "seed 0", "sha256"])
 def test_the_card_says_what_a_user_must_know(words):
     assert words in (checkpoints.folder(NAME) / "README.md").read_text()
 

@@ -126,8 +126,8 @@ _ROBUST = """Accuracy on altered test images, made by `cnnzoo.robustness`:
 
 """
 
-_PHOTOS = """On photos of garments, each treated as `cnnzoo predict` treats photos, {m[top1]:.1f} % of {m[count]} get the right label
-(`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
+_PHOTOS = """On photos of garments, each treated as `cnnzoo predict` treats photos, {m[top1]:.1f} % of {m[count]} get the
+right label (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
 
 """
 
