@@ -50,7 +50,7 @@ def predict(
         photo: What to do with images that are not 28x28 on black, see `inference.reader`: `"auto"`, `"makers"` or
             `"never"`. Only models with Fashion-MNIST's classes treat them as photos of garments.
         photo_model: What answers for the images that are treated as photos; `model` itself if None. A model given by a name
-            without tag has its weights for photos here, if the zoo has some: see `registry.photo_weights`.
+            without tag has its weights for photos here, if they were measured to be better: see `registry.photo_weights`.
 
     Returns:
         For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for a list, a list of

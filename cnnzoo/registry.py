@@ -81,12 +81,17 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
 
 
 def photo_weights(name: str | os.PathLike) -> str | None:
-    """The checkpoint `<arch>.photo_fashion_mnist` of a model that is given by its name alone; None if there is none.
+    """The checkpoint `<arch>.photo_fashion_mnist` of a model that is given by its name alone; None if there is none, or if
+    the usual weights name as many photos right, by the two checkpoints' `metrics.json`.
 
     A name with a tag, a folder, or a repository says which weights are meant, so there are no others for photos.
     """
     special = f"{name}.{PHOTO_TAG}"
-    return special if isinstance(name, str) and name in models.entrypoints() and special in checkpoints.names() else None
+    if not isinstance(name, str) or name not in models.entrypoints() or special not in checkpoints.names():
+        return None
+    usual = next(iter(checkpoints.pretrained_cfgs(name)))
+    measured = [(checkpoints.metrics(c).get("photos") or {}).get("top1", 0.0) for c in (special, f"{name}.{usual}")]
+    return special if measured[0] > measured[1] else None
 
 
 def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from safetensors.torch import save_file
 
 import cnnzoo
-from cnnzoo import checkpoints
+from cnnzoo import checkpoints, registry
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 
 # -- listing -------------------------------------------------------------------------------------------------------------
@@ -209,3 +209,14 @@ for create in (cnnzoo.create_model, timm.create_model):
 def test_without_the_import_timm_does_not_know_the_zoo():
     code = "import timm; assert not timm.is_model('resnext_small') and not timm.list_models('lenet*')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(("usual", "special", "chosen"), [(78.0, 80.0, True), (80.0, 78.0, False), (80.0, 80.0, False)])
+def test_weights_for_photos_answer_for_them_where_they_were_measured_to_be_better(monkeypatch, usual, special, chosen):
+    numbers = {"lenet_tiny.fashion_mnist": usual, "lenet_tiny.photo_fashion_mnist": special}
+    monkeypatch.setattr(checkpoints, "names", lambda: tuple(numbers))
+    monkeypatch.setattr(checkpoints, "metrics", lambda name: dict(photos=dict(top1=numbers[name], count=100)))
+    monkeypatch.setattr(checkpoints, "pretrained_cfgs", lambda arch: dict.fromkeys(["fashion_mnist", "photo_fashion_mnist"]))
+    assert registry.photo_weights("lenet_tiny") == ("lenet_tiny.photo_fashion_mnist" if chosen else None)
+    for name in ("lenet_tiny.fashion_mnist", "lenet_small", Path("lenet_tiny"), "hf-hub:cnnzoo/lenet_tiny"):
+        assert registry.photo_weights(name) is None
