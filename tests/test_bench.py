@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from cnnzoo import bench, checkpoints, data, datasets
 from cnnzoo.bench import _infer, _train, _transfer
 from cnnzoo.cli import main
-from cnnzoo.errors import CnnzooError
+from cnnzoo.errors import CnnzooError, InputError
 from cnnzoo.recipes import Recipe, get_recipe
 
 
@@ -115,61 +116,111 @@ def test_the_scaling_command_prints_a_table_and_writes_json(tmp_path, monkeypatc
 
 
 @pytest.mark.data
-def test_every_form_of_a_model_is_timed_and_as_accurate_as_the_model(fashion_mnist_dir):
-    rows = bench.forms("lenet_tiny", wanted=("eager", "torch_export"), batches=(1, 8), data_dir=fashion_mnist_dir)
-    assert [(r["model"], r["form"]) for r in rows[:2]] == [("lenet_tiny", "eager"), ("lenet_tiny", "torch_export")]
-    assert [r["model"] for r in rows[2:]] == ["timm resnet18", "timm test_resnet", "torchvision resnet18"]
+def test_every_form_is_timed_and_as_accurate_as_the_model_and_peers_beside_it(fashion_mnist_dir):
+    names, wanted = ("lenet_tiny", "timm:test_resnet"), ("eager", "channels_last", "inference_form")
+    before = torch.get_num_threads()
+    rows = bench.forms(names, wanted=wanted, threads=(1,), batches=(1, 8), data_dir=fashion_mnist_dir)
+    assert torch.get_num_threads() == before
+    assert [(r["threads"], r["model"], r["form"]) for r in rows] == [(1, n, f) for n in names for f in wanted]
     expected = checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"]
-    assert all(r["top1"] == pytest.approx(expected, abs=0.02) for r in rows[:2])
-    assert all(r["latency_ms"] > 0 and r["images_per_s"][8] > 0 for r in rows)
-    most = [max(r["images_per_s"].values()) for r in rows]
-    assert [r["times"] for r in rows] == pytest.approx([n / most[0] for n in most], abs=0.006)
+    for row in rows:
+        assert row["top1"] == (None if row["model"].startswith("timm:") else pytest.approx(expected, abs=0.02))
+        assert row["images_per_s"][1] > 0 and row["images_per_s"][8] > 0
+    for i in range(0, len(rows), 3):
+        most = [max(r["images_per_s"].values()) for r in rows[i : i + 3]]
+        assert [r["times"] for r in rows[i : i + 3]] == pytest.approx([n / most[0] for n in most], abs=0.006)
 
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("form", [form for form in bench.FORMS if form not in ("eager", "torch_export")])
+@pytest.mark.parametrize("form", [form for form in bench.FORMS if "_" not in form and form != "eager"])
 def test_the_other_forms_are_timed_too(form, fashion_mnist_dir):
-    (row,) = bench.forms("lenet_tiny", wanted=(form,), rivals=(), batches=(2,), data_dir=fashion_mnist_dir)
+    (row,) = bench.forms(("lenet_tiny",), wanted=(form,), threads=(1,), batches=(2,), data_dir=fashion_mnist_dir)
     allowed = 0.3 if "int8" in form else 0.1 if "bf16" in form else 0.02
     assert row["top1"] == pytest.approx(checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"], abs=allowed)
-    assert row["latency_ms"] is None and row["images_per_s"][2] > 0
+    assert row["images_per_s"][2] > 0
 
 
-def test_each_round_times_every_row_so_that_a_busy_spell_hits_all(monkeypatch):
-    order = []
+@pytest.mark.slow
+@pytest.mark.data
+def test_an_untrained_peer_is_timed_in_int8_and_files_are_taken_again(fashion_mnist_dir, tmp_path, monkeypatch):
+    how = dict(wanted=("onnx int8",), threads=(1,), batches=(2,), data_dir=fashion_mnist_dir, files=tmp_path)
+    (first,) = bench.forms(("timm:test_resnet",), **how)
+    assert first["top1"] is None and [p.suffix for p in tmp_path.iterdir()] == [".onnx"]
+    monkeypatch.setattr(_infer.exporting, "export", None)  # which would be called
+    assert bench.forms(("timm:test_resnet",), **how)[0]["images_per_s"][2] > 0
+
+
+def test_each_round_times_every_row_so_that_a_busy_spell_hits_all_and_the_fastest_counts(monkeypatch):
+    order, clock = [], iter(range(1000))
     calls = [lambda x, name=name: order.append(name) for name in "ab"]
-    monkeypatch.setattr(_infer, "median_seconds", lambda call, repeats: call() or next(clock))
-    clock = iter(range(1, 2 * _infer._ROUNDS + 1))  # a's are odd, b's are even
-    assert _infer._seconds(calls, 64) == [_infer._ROUNDS, _infer._ROUNDS + 1]
-    assert order == [*"aaabbb"] * _infer._ROUNDS
+    monkeypatch.setattr(_infer.time, "perf_counter", lambda: next(clock) ** 2)
+    assert _infer._seconds(calls, 64) == [1, 5]
+    assert order == [*"ab"] * _infer._ROUNDS
 
 
-def test_inference_is_printed_and_written_with_threads_and_versions(tmp_path, monkeypatch):
-    seen = []
+def test_a_cold_start_is_held_against_that_of_timm(monkeypatch):
+    commands = []
+    monkeypatch.setattr(_infer.subprocess, "run", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(
+        _infer.time, "perf_counter", lambda: 3.0 * len([c for c in commands if "predict" in c]) + len(commands)
+    )
+    assert bench.cold_start(runs=2) == dict(predict_s=4.0, import_timm_s=1.0, times=4.0)
+    assert ["predict" in command for command in commands] == [True, False] * 2
 
-    def forms(model, data_dir):
-        seen.append(torch.get_num_threads())
-        rates = {64: 2000, 256: 4000}
-        return [dict(model=model, form="eager", top1=94.78, latency_ms=1.234, images_per_s=rates, times=1.0)]
+
+def _timed(model: str, form: str, threads: int, top1: float | None, speeds: tuple[int, int]) -> dict:
+    cost = dict(params=276_522, macs=30_500_000)
+    return dict(
+        model=model, form=form, threads=threads, top1=top1, images_per_s={1: speeds[0], 64: speeds[1]}, times=1.0, **cost
+    )
+
+
+def test_inference_is_printed_written_and_drawn(tmp_path, monkeypatch):
+    seen = {}
+
+    def forms(**given):
+        seen.update(given)
+        rows = []
+        for name, top1 in (("resnext_small", 94.78), ("timm:resnet18", None)):
+            for form, speeds in (("eager", (300, 2000)), ("inference_form", (500, 5000)), ("onnx", (900, 9000))):
+                rows.append(_timed(name, form, 2, top1, speeds))
+        return rows
 
     monkeypatch.setattr(bench, "forms", forms)
-    out, threads = tmp_path / "bench.json", torch.get_num_threads()
-    try:
-        result = CliRunner().invoke(main, ["bench", "infer", "resnext_small", "--threads", "2", "--out", str(out)])
-    finally:
-        torch.set_num_threads(threads)
+    monkeypatch.setattr(bench, "cold_start", lambda: dict(predict_s=2.4, import_timm_s=2.0, times=1.2))
+    out, picture = tmp_path / "bench.json", tmp_path / "speed.png"
+    words = [
+        "bench",
+        "infer",
+        "resnext_small",
+        "timm:resnet18",
+        "--threads",
+        "2",
+        "--out",
+        str(out),
+        "--picture",
+        str(picture),
+    ]
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.exception
-    assert seen == [2] and "2 threads" in result.output and "4,000" in result.output
-    found = json.loads(out.read_text())
-    words = bench.markdown("infer", found)
-    assert "| resnext_small | eager | 94.78 | 1.23 | 2,000 | 4,000 | 1.00 |" in words
-    assert f"torch {torch.__version__}" in words and "onnxruntime" in words and "2 threads" in words
+    assert seen["names"] == ("resnext_small", "timm:resnet18") and seen["threads"] == (2,)
+    words = bench.markdown("infer", json.loads(out.read_text()))
+    assert "| resnext_small | 0.28 M | 30.5 M | 94.78 | 300 / 2,000 | 500 / 5,000 | 900 / 9,000 |" in words
+    assert "| timm:resnet18 | 0.28 M | 30.5 M | not measured |" in words
+    assert "| resnext_small | 2 | 300 -> 500 (1.7) | 2,000 -> 5,000 (2.5) |" in words and "| 2.40 | 2.00 | 1.20 |" in words
+    assert f"torch {torch.__version__}" in words and "onnxruntime" in words
+    assert Image.open(picture).size[0] > 500
+
+
+def test_without_an_onnx_file_there_is_nothing_to_draw(tmp_path):
+    with pytest.raises(InputError, match="onnx"):
+        bench.draw(dict(rows=[_timed("lenet_tiny", "eager", 1, 93.0, (1, 2))], hardware="x"), tmp_path / "speed.png")
 
 
 def test_an_unknown_form_is_refused():
     with pytest.raises(CnnzooError, match="torch_export"):
-        bench.forms("lenet_tiny", wanted=("tensorrt",))
+        bench.forms(("lenet_tiny",), wanted=("tensorrt",))
 
 
 # -- does pretraining help ------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 transfer` does it with accuracies.
 """
 
-from ._infer import FORMS, forms
+from ._infer import FORMS, MODELS, PEERS, QUICK, cold_start, forms
+from ._picture import draw
 from ._scaling import scaling
 from ._tables import TABLES, Table, markdown, where
 from ._timing import machine
@@ -12,6 +13,6 @@ from ._train import cold_starts, loops, switches
 from ._transfer import transfer
 
 __all__ = [
-    "FORMS", "TABLES", "Table", "cold_starts", "forms", "loops", "machine", "markdown", "scaling", "switches",
-    "transfer", "where",
+    "FORMS", "MODELS", "PEERS", "QUICK", "TABLES", "Table", "cold_start", "cold_starts", "draw", "forms", "loops", "machine",
+    "markdown", "scaling", "switches", "transfer", "where",
 ]  # fmt: skip

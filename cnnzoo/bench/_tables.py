@@ -56,22 +56,47 @@ def scaling_tables(found: dict[str, Any]) -> list[Table]:
 
 
 def infer_tables(found: dict[str, Any]) -> list[Table]:
-    """Of what `cnnzoo bench infer` wrote."""
+    """Of what `cnnzoo bench infer` wrote: all forms for each number of threads, then what the inference form gains."""
     rows = found["rows"]
-    cells = [
-        [
-            r["model"], r["form"], "-" if r["top1"] is None else f"{r['top1']:.2f}",
-            "-" if r["latency_ms"] is None else f"{r['latency_ms']:.2f}", *(f"{n:,}" for n in r["images_per_s"].values()),
-            f"{r['times']:.2f}",
-        ]
-        for r in rows
-    ]  # fmt: skip
-    speeds = [f"images/s at {batch}" for batch in rows[0]["images_per_s"]]
-    return [
-        Table(
-            "Raw 1x28x28 pixels to probabilities", ["model", "form", "test top-1", "ms at batch 1", *speeds, "times"], cells
-        )
-    ]
+    kinds = list(dict.fromkeys(r["form"] for r in rows))
+    tables = []
+    for threads in dict.fromkeys(r["threads"] for r in rows):
+        cells = []
+        for model in dict.fromkeys(r["model"] for r in rows):
+            own = {r["form"]: r for r in rows if (r["model"], r["threads"]) == (model, threads)}
+            first = next(iter(own.values()))
+            accuracy = "not measured" if first["top1"] is None else f"{first['top1']:.2f}"
+            cost = [f"{first['params'] / 1e6:.2f} M", f"{first['macs'] / 1e6:.1f} M", accuracy]
+            cells.append([model, *cost, *(_speeds(own[kind]) if kind in own else "-" for kind in kinds)])
+        caption = f"Images a second, one by one / in the best batch, raw 1x28x28 pixels to probabilities, threads: {threads}"
+        tables.append(Table(caption, ["model", "parameters", "MACs", "test top-1", *kinds], cells))
+    if gains := _gains(rows):
+        tables.append(gains)
+    if cold := found.get("cold_start"):
+        cells = [[f"{cold['predict_s']:.2f}", f"{cold['import_timm_s']:.2f}", f"{cold['times']:.2f}"]]
+        header = ["cnnzoo predict photo.png, seconds", "python -c 'import timm', seconds", "times"]
+        tables.append(Table("From typing to answer, each in a fresh process", header, cells))
+    return tables
+
+
+def _speeds(row: dict[str, Any]) -> str:
+    speeds = {int(batch): speed for batch, speed in row["images_per_s"].items()}  # JSON's keys are texts
+    return f"{speeds.get(1, 0):,} / {max(speeds.values()):,}"
+
+
+def _gains(rows: list[dict[str, Any]]) -> Table | None:
+    speed = {(r["model"], r["threads"], r["form"]): r["images_per_s"] for r in rows}
+    pairs = [(m, t) for m, t, form in speed if form == "eager" and (m, t, "inference_form") in speed]
+    if not pairs:
+        return None
+    batches = list(rows[0]["images_per_s"])
+    cells = []
+    for model, threads in pairs:
+        plain, fast = speed[model, threads, "eager"], speed[model, threads, "inference_form"]
+        gained = [f"{plain[b]:,} -> {fast[b]:,} ({fast[b] / plain[b]:.1f})" for b in batches]
+        cells.append([model, str(threads), *gained])
+    header = ["model", "threads", *(f"batch {b}" for b in batches)]
+    return Table("Images a second, eager -> inference form (times)", header, cells)
 
 
 def transfer_tables(found: dict[str, Any]) -> list[Table]:

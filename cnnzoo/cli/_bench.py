@@ -51,21 +51,38 @@ def scaling(out: str, as_json: bool) -> None:
 
 
 @bench.command("infer")
-@click.argument("model", default="resnext_small")
+@click.argument("models", nargs=-1)
+@click.option("--form", "wanted", multiple=True, metavar="FORM", help="May be given again.  [default: not compiled ones]")
+@click.option("--threads", type=click.IntRange(1), multiple=True, help="May be given again.  [default: 1 and 2]")
+@click.option("--batch", "batches", type=click.IntRange(1), multiple=True, help="Images per call; may be given again.")
+@click.option("--files", metavar="FOLDER", help="Where exported files are kept and found again.")
 @click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
-@click.option("--threads", type=click.IntRange(1), help="Threads for each form and each other model.  [default: torch's]")
+@click.option("--picture", metavar="FILE", help="A picture of accuracy against speed.")
 @data_dir_option
 @json_option
-def infer(model: str, out: str, threads: int | None, data_dir: str | None, as_json: bool) -> None:
-    """Time MODEL in every form (eager, compiled, exported), beside models of other libraries."""
-    import torch
+def infer(
+    models: tuple[str, ...],
+    wanted: tuple[str, ...],
+    threads: tuple[int, ...],
+    batches: tuple[int, ...],
+    files: str | None,
+    out: str,
+    picture: str | None,
+    data_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Time MODELS in several forms (eager, exported, ...), those of timm too, on the same images.
 
+    A model is a pretrained one of the zoo, or timm:NAME, untrained. Without MODELS some of both are timed.
+    """
     from .. import bench
 
-    if threads:
-        torch.set_num_threads(threads)
-    found = dict(bench.machine(), rows=bench.forms(model, data_dir=data_dir))
+    given = dict(names=models, wanted=wanted, threads=threads, batches=batches)
+    rows = bench.forms(**{k: v for k, v in given.items() if v}, data_dir=data_dir, files=files)
+    found = dict(bench.machine(), rows=rows, cold_start=bench.cold_start())
     _show("infer", found, out, as_json)
+    if picture:
+        bench.draw(found, picture)
 
 
 @bench.command("transfer")

@@ -34,6 +34,7 @@ def export(
     quantize: str | None = None,
     preprocess: bool = True,
     data_dir: str | Path | None = None,
+    verify: bool = True,
 ) -> Path:
     """Writes a model to a file that takes batches of 1 to 4096, of any size where the model does.
 
@@ -48,6 +49,7 @@ def export(
         preprocess: Take uint8 images `(B, C, H, W)` and give (logits, probabilities), both `(B, K)`. Otherwise take float
             images, normalised as `create_transform` does it, and give logits.
         data_dir: Where the data set is, for `dtype="bf16"` and `quantize`, whose accuracy is checked on its test set.
+        verify: Compare the file with the model. Without it, an untrained model has a small type too, to time it, say.
 
     Returns:
         `path`.
@@ -77,7 +79,8 @@ def export(
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))
-        compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
+        if verify:
+            compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
         temporary.write_bytes(made.read_bytes())
     return path
 
