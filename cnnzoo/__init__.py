@@ -23,8 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = (
-    "bench", "drawings", "evaluate", "hub", "memory", "photos", "plots", "primitives", "recipes", "reproduce", "robustness",
-    "train",
+    "app", "bench", "drawings", "evaluate", "hub", "memory", "photos", "plots", "primitives", "recipes", "reproduce",
+    "robustness", "train",
 )  # fmt: skip
 
 

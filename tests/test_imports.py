@@ -17,7 +17,7 @@ ORDER = (
     "process", "version", "errors", "files", "client", "memory", "folding", "layers", "summary", "primitives", "datasets",
     "recipes", "checkpoints", "metrics", "data", "inference", "models", "configs", "resolve", "registry", "evaluate",
     "predict", "photos", "robustness", "published", "canvas", "frontier", "plots", "hub", "train", "reproduce", "drawings",
-    "exporting", "bench", "cli", "run",
+    "exporting", "bench", "app", "cli", "run",
 )  # fmt: skip
 APART = ({"data", "models"},)  # neither imports the other, whatever the order
 

@@ -8,11 +8,11 @@ from ._infer import FORMS, MODELS, PEERS, QUICK, cold_start, forms
 from ._picture import draw
 from ._scaling import scaling
 from ._tables import TABLES, Table, markdown, where
-from ._timing import machine
+from ._timing import machine, median_seconds
 from ._train import cold_starts, loops, switches
 from ._transfer import transfer
 
 __all__ = [
     "FORMS", "MODELS", "PEERS", "QUICK", "TABLES", "Table", "cold_start", "cold_starts", "draw", "forms", "loops", "machine",
-    "markdown", "scaling", "switches", "transfer", "where",
+    "markdown", "median_seconds", "scaling", "switches", "transfer", "where",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ Exit codes: 0 good, 1 failed (one line says why), 2 wrong use, 130 stopped by Ct
 import click
 
 from ..version import __version__
-from . import _bench, _export, _hub, _models, _plot, _train
+from . import _app, _bench, _export, _hub, _models, _plot, _train
 from ._common import Group
 
 TASKS = {
@@ -36,6 +36,6 @@ def main() -> None:
     """The classic CNNs for small grayscale images, pretrained on Fashion-MNIST."""
 
 
-for _module in (_models, _train, _hub, _plot, _bench, _export):
+for _module in (_models, _train, _hub, _plot, _bench, _export, _app):
     for _command in _module.COMMANDS:
         main.add_command(_command)

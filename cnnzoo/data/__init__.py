@@ -2,13 +2,14 @@
 
 from ._batches import Augment, epoch_batches, normalize, resize
 from ._folder import has_test_folder, is_image_folder, labelled_files
-from ._images import create_transform, open_image, read_images, to_mode
+from ._images import Limits, create_transform, open_image, read_images, to_mode
 from ._load import load_split, load_splits, reading_size, size_of
 from ._photo import PHOTO, Photo, in_format, photo_steps
+from ._sketch import filled, on_paper
 from ._splits import SPLITS, Split, default_data_dir, fetch
 
 __all__ = [
-    "PHOTO", "SPLITS", "Augment", "Photo", "Split", "create_transform", "default_data_dir", "epoch_batches", "fetch",
-    "has_test_folder", "in_format", "is_image_folder", "labelled_files", "load_split", "load_splits", "normalize",
-    "open_image", "photo_steps", "read_images", "reading_size", "resize", "size_of", "to_mode",
+    "PHOTO", "SPLITS", "Augment", "Limits", "Photo", "Split", "create_transform", "default_data_dir", "epoch_batches",
+    "fetch", "filled", "has_test_folder", "in_format", "is_image_folder", "labelled_files", "load_split", "load_splits",
+    "normalize", "on_paper", "open_image", "photo_steps", "read_images", "reading_size", "resize", "size_of", "to_mode",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ from tqdm import tqdm
 from ..errors import DataError, InputError
 
 _LISTED = 10  # broken files that an error names
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may be that a stranger sends.
+
+    Attributes:
+        pixels: The most it may have; they are counted before they are read.
+        formats: Pillow's names of the formats it may have. Some formats run other programs to be read, or are hardly used.
+    """
+
+    pixels: int
+    formats: tuple[str, ...]
 
 
 def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
@@ -171,12 +185,13 @@ def check_shape(image: Image.Image, width: int, height: int) -> None:
         )
 
 
-def open_image(source: Any, channels: int = 1) -> Image.Image:
+def open_image(source: Any, channels: int = 1, limits: Limits | None = None) -> Image.Image:
     """A PIL image, read whole and turned upright, from a path, an open binary file, a PIL image, a NumPy array or a tensor.
 
     Args:
         source: Arrays and tensors are `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1 or 3 channels; uint8, or float in [0, 1].
         channels: What the image is for: 3, or 1. For 1 an array `(3, H, W)` is refused, since it may well be three images.
+        limits: What a file may be, if it is a stranger's.
 
     Raises:
         InputError: It is none of these, is not readable, is empty, or holds what is no pixel, such as NaN.
@@ -184,9 +199,9 @@ def open_image(source: Any, channels: int = 1) -> Image.Image:
     if isinstance(source, Image.Image):
         image = _upright(source, "The image")
     elif isinstance(source, (str, os.PathLike)):
-        image = _open_file(source)
+        image = _open_file(source, limits)
     elif hasattr(source, "read"):
-        image = _decode(source, "The file")
+        image = _decode(source, "The file", limits)
     elif isinstance(source, (np.ndarray, Tensor)):
         image = _from_array(source, channels)
     else:
@@ -198,7 +213,7 @@ def open_image(source: Any, channels: int = 1) -> Image.Image:
     return image
 
 
-def _open_file(source: str | os.PathLike) -> Image.Image:
+def _open_file(source: str | os.PathLike, limits: Limits | None) -> Image.Image:
     try:
         path = Path(source).expanduser()
         found = path.stat()
@@ -213,12 +228,15 @@ def _open_file(source: str | os.PathLike) -> Image.Image:
         raise InputError(f"{path} is a pipe or a device, an image file is needed. Write what it gives into a file first.")
     if found.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes), an image file is needed. Copy or export it again.")
-    return _decode(path, str(path))
+    return _decode(path, str(path), limits)
 
 
-def _decode(file: Any, name: str) -> Image.Image:
+def _decode(file: Any, name: str, limits: Limits | None) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=limits and limits.formats) as image:
+            if limits and image.width * image.height > limits.pixels:
+                size = f"{image.width}x{image.height}"
+                raise InputError(f"{name} has {size} pixels, allowed are {limits.pixels:,} in all. Scale it down first.")
             return _upright(image, name)
     except InputError:
         raise
