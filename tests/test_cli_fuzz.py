@@ -36,6 +36,7 @@ CHEAP = {
     "bench scaling": ["--nope"],
     "bench infer": ["--nope"],
     "export": ["--format", "nope"],
+    "app": ["--space", "text.txt"],
 }
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from PIL import Image
+from torch import nn
 
 from .. import data
 from ..errors import CnnzooError
@@ -14,7 +15,7 @@ from ..inference import class_count, reader
 from ..predict import predict
 from ._models import Loaded, Models
 
-LIMITS = data.Limits(pixels=50_000_000, formats=("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF"))
+LIMITS = data.Limits(pixels=50_000_000, formats=("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"))
 PICTURE, SKETCH = "picture", "sketch"
 NOTHING = "<section class='answer' aria-label='Answer'><p class='nothing'>The answer will stand here.</p></section>"
 _SHOWN = 5  # labels
@@ -40,8 +41,10 @@ def answer(models: Models, name: Any, kind: str, source: str | bytes | None, evi
         loaded = models.load(name)
         image = _opened(source, kind, loaded)
         read = reader(loaded.model)(image)
-        best = predict(loaded.model, image, topk=min(_SHOWN, class_count(loaded.model)))
-        seen = _evidence(loaded, image, best[0][0]) if evidence else ""
+        topk = min(_SHOWN, class_count(loaded.model))
+        best = predict(loaded.model, image, topk, photo_model=loaded.photo_model)
+        answering = loaded.photo_model if read.photo and loaded.photo_model else loaded.model
+        seen = _evidence(answering, image, best[0][0]) if evidence else ""
     except CnnzooError as e:
         return f"<section class='answer' aria-label='Answer'>{_message([str(e)], 'error', 'alert')}</section>", ""
     bars = "".join(_bar(label, share) for label, share in best)
@@ -66,11 +69,11 @@ def _opened(source: str | bytes, kind: str, loaded: Loaded) -> Image.Image:
     return image
 
 
-def _evidence(loaded: Loaded, image: Image.Image, label: str) -> str:
+def _evidence(model: nn.Module, image: Image.Image, label: str) -> str:
     from .. import plots  # needs matplotlib, which the extra brings
 
     file = io.BytesIO()
-    plots.grad_cam(loaded.model, image).savefig(file, format="png", dpi=100)
+    plots.grad_cam(model, image).savefig(file, format="png", dpi=100)
     return f"<section class='evidence' aria-label='Evidence'>{_img(file, f'Where the evidence for {label} lies')}</section>"
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from .. import registry
 from ..bench import median_seconds
+from ..checkpoints import pretrained_cfgs
 from ..datasets import DATASETS, FASHION_MNIST
 from ..errors import unknown
 from ..inference import class_labels, inference_form
-from ..resolve import resolve
 
 DEFAULT = "resnext_small"
 _REPEATS = 9  # of an answer, to say how long one takes
@@ -26,11 +26,13 @@ class Loaded:
 
     Attributes:
         model: It.
+        photo_model: What answers for photos in its place, if it has weights for those (see `registry.photo_weights`).
         facts: What `registry.info` says of it.
         milliseconds: That it takes for one image, on this machine.
     """
 
     model: nn.Module
+    photo_model: nn.Module | None
     facts: dict[str, Any]
     milliseconds: float
 
@@ -56,18 +58,13 @@ class Models:
         Raises:
             CnnzooError: It cannot be loaded.
         """
-        names = registry.list_pretrained()
-        self.first = self._name(model or DEFAULT)
+        # A model's usual checkpoint goes by the model's name alone, which has photos answered by its weights for photos.
+        split = [name.split(".", 1) for name in registry.list_pretrained()]
+        names = [arch if tag == next(iter(pretrained_cfgs(arch))) else f"{arch}.{tag}" for arch, tag in split]
+        self.first = os.fspath(model or DEFAULT)
         self.names = names if self.first in names else [self.first, *names]
         self._lock, self._loaded = Lock(), {}
         self.load(self.first)
-
-    @staticmethod
-    def _name(model: str) -> str:
-        """The checkpoint's name, where a name of the zoo leaves out the tag."""
-        source = resolve(model)
-        folder = source.folder
-        return folder.name if source.kind == "name" and folder is not None else os.fspath(model)
 
     def load(self, name: str) -> Loaded:
         """The model of that name, which must be one of `names`: a stranger may have sent it.
@@ -80,23 +77,23 @@ class Models:
             raise unknown("model", str(name)[:100], self.names)
         with self._lock:
             if name not in self._loaded:
-                model = registry.create_model(name, pretrained=True)
+                model, special = registry.create_model(name, pretrained=True), registry.photo_weights(name)
+                photo_model = registry.create_model(special, pretrained=True) if special else None
                 form = inference_form(model)
                 image = torch.zeros(1, *model.pretrained_cfg["input_size"])
                 form(image)  # the first time takes longer
                 seconds = median_seconds(lambda: form(image), _REPEATS)
-                self._loaded[name] = Loaded(model, registry.info(name), 1000 * seconds)
+                self._loaded[name] = Loaded(model, photo_model, registry.info(name), 1000 * seconds)
             return self._loaded[name]
 
 
 def facts(loaded: Loaded) -> str:
     """Accuracy, size and time of a model, as HTML."""
     known = loaded.facts
-    shown = []
-    for tag, found in list(known["checkpoints"].items()):
-        if tag == loaded.model.pretrained_cfg.get("tag"):
-            title = next((d.title for d in DATASETS.values() if tag.endswith(d.name)), "its data")
-            shown.append(("Accuracy", f"{found['top1']:.2f} %", f"of the test images of {title}"))
+    shown, tag = [], loaded.model.pretrained_cfg.get("tag") or ""
+    if found := known["checkpoints"].get(tag):
+        title = next((d.title for d in DATASETS.values() if tag.endswith(d.name)), "its data")
+        shown.append(("Accuracy", f"{found['top1']:.2f} %", f"of the test images of {title}"))
     weights = sum(t.numel() * t.element_size() for t in loaded.model.state_dict().values())
     shown += [
         ("Parameters", f"{known['params']:,}", f"{weights / 1e6:.1f} MB in memory"),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import CnnzooError
+from ..errors import CnnzooError, shown_path
 from ._models import Models
 from ._page import CSS, gradio, page
 
@@ -94,15 +94,15 @@ def check_address(host: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what has just ended does not count
             probe.bind(address)
-    except (OSError, OverflowError, UnicodeError) as e:
+    except (OSError, OverflowError, ValueError) as e:
         if getattr(e, "errno", None) == errno.EADDRINUSE:
             raise CnnzooError(
                 f"Port {port} of {host} is in use, a free one is needed. Type: cnnzoo app --port {port % 65535 + 1}"
             ) from e
-        reason = getattr(e, "strerror", None) or e
+        reason = getattr(e, "strerror", None) or str(e)[:100]
         raise CnnzooError(
-            f"The page cannot be served at {str(host)[:100]}, port {port} ({reason}). Allowed is an address of this machine "
-            f"with a port from 1024 to 65535. Type: cnnzoo app --host {HOST} --port {PORT}"
+            f"The page cannot be served at {shown_path(host)}, port {port} ({reason}). Allowed is an address of this "
+            f"machine with a port from 1024 to 65535. Type: cnnzoo app --host {HOST} --port {PORT}"
         ) from e
 
 
