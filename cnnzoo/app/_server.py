@@ -99,7 +99,7 @@ def check_address(host: str, port: int) -> None:
             raise CnnzooError(
                 f"Port {port} of {host} is in use, a free one is needed. Type: cnnzoo app --port {port % 65535 + 1}"
             ) from e
-        reason = getattr(e, "strerror", None) or str(e)[:100]
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:100]
         raise CnnzooError(
             f"The page cannot be served at {shown_path(host)}, port {port} ({reason}). Allowed is an address of this "
             f"machine with a port from 1024 to 65535. Type: cnnzoo app --host {HOST} --port {PORT}"
