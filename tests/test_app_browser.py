@@ -180,7 +180,7 @@ def test_the_keyboard_is_enough(opened):
     to("button", "Bag")
     page.keyboard.press("Enter")
     wait_for_name(page, "Bag")
-    to("checkbox", "Show where the evidence lies (Grad-CAM)")
+    to("checkbox", "Show the evidence (Grad-CAM)")
     page.keyboard.press("Space")
     page.get_by_alt_text("Where the evidence for Bag lies").wait_for()
     to("combobox", "Model")

@@ -72,8 +72,9 @@ def _opened(source: str | bytes, kind: str, loaded: Loaded) -> Image.Image:
 def _evidence(model: nn.Module, image: Image.Image, label: str) -> str:
     from .. import plots  # needs matplotlib, which the extra brings
 
-    file = io.BytesIO()
-    plots.grad_cam(model, image).savefig(file, format="png", dpi=100)
+    figure, file = plots.grad_cam(model, image), io.BytesIO()
+    figure.set_size_inches(4.6, 1.9)  # so that its words can be read on a phone too
+    figure.savefig(file, format="png", dpi=230)
     return f"<section class='evidence' aria-label='Evidence'>{_img(file, f'Where the evidence for {label} lies')}</section>"
 
 

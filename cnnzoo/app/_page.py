@@ -45,7 +45,7 @@ def page(models: Models) -> Any:
                 picture, pad = _inputs(gr)
             with gr.Column(elem_classes="outputs"):
                 answered = gr.HTML(NOTHING)
-                wanted = gr.Checkbox(label="Show where the evidence lies (Grad-CAM)")
+                wanted = gr.Checkbox(label="Show the evidence (Grad-CAM)")
                 evidence = gr.HTML()
             with gr.Column(elem_classes="model"):
                 chosen = gr.Dropdown(models.names, value=models.first, label="Model", filterable=False)
