@@ -17,6 +17,8 @@ from cnnzoo.drawings import garments
 assert "site-packages" in cnnzoo.__file__, cnnzoo.__file__
 main(["app", "--space", "space"], standalone_mode=False)
 print((Path("space") / "README.md").read_text(encoding="utf-8"))
+# Where this says "spaces", Gradio also begins to reload what changes. That needs a package that Hugging Face installs;
+# here it ends in a thread of its own, with a message.
 hosted = dict(SYSTEM="spaces", SPACE_ID="somebody/garments", GRADIO_SERVER_NAME="0.0.0.0", HF_HUB_OFFLINE="1")
 started = subprocess.Popen([sys.executable, "app.py"], cwd="space", env=dict(os.environ, **hosted))
 try:
