@@ -236,7 +236,7 @@ def class_activation(model: nn.Module, x: Tensor, label: int | None = None, leve
 
 
 def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", temperature: float = 1.0) -> Figure:
-    """The images that a model got wrong with the least doubt, with its answer and the label.
+    """The images that a model got wrong with the highest probability, with its answer and the label.
 
     Args:
         logits: `(N, K)`, of `evaluate.predict_logits` on `split`.

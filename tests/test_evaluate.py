@@ -104,7 +104,7 @@ def test_eval_gives_the_number_on_the_card(name, fashion_mnist_dir):
     found = json.loads(result.stdout)["top1"]
     assert found == pytest.approx(checkpoints.metrics(name)["top1"], abs=0.01)
     card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
-    assert float(re.search(r"top-1, test set \| ([\d.]+) %", card)[1]) == pytest.approx(found, abs=0.015)  # two digits
+    assert float(re.search(r"top-1 accuracy \| ([\d.]+) %", card)[1]) == pytest.approx(found, abs=0.015)  # two digits
 
 
 @pytest.mark.data
