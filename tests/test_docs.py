@@ -119,6 +119,10 @@ RESULTS_HEADER = (
 )  # fmt: skip
 
 
+def calibrated(r: dict) -> str:
+    return "-" if r["ece_calibrated"] is None else f"{r['ece_calibrated']:.1f}"
+
+
 def results_table() -> str:
     """The modern checkpoints, those for photos, and the textbook's, each group as a table of its own."""
     groups = {"": [], "For photos, trained on images that were altered as photos are:": [], "The textbook's networks:": []}
@@ -126,7 +130,7 @@ def results_table() -> str:
     for r in cnnzoo.results():
         cells = (
             f"`{r['checkpoint']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M", f"{r['top1']:.2f}",
-            f"{r['top1_tta']:.2f}", mean(r), f"{r['ece']:.1f}", f"{r['ece_calibrated']:.1f}", f"{r['epochs']}",
+            f"{r['top1_tta']:.2f}", mean(r), f"{r['ece']:.1f}", calibrated(r), f"{r['epochs']}",
             f"{r['minutes']:.0f}",
         )  # fmt: skip
         (book if r["model"].endswith("_d2l") else photos if r["tag"] == PHOTO_TAG else modern).append(cells)
