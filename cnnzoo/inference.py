@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
 from .datasets import FASHION_MNIST
@@ -59,6 +60,21 @@ def _copied(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     return copy
 
 
+def runnable(model: Any) -> nn.Module:
+    """What is run of a model that was given: the model in the wrappers of parallel training. Whatever runs models asks this.
+
+    Raises:
+        InputError: It is no model, or has no weights.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"A {type(model).__name__} was given as a model. Make one with cnnzoo.create_model.")
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    if any(t.is_meta for t in chain(model.parameters(), model.buffers())):
+        raise InputError("A model on the meta device was given, which has no weights. Build it without device='meta'.")
+    return model
+
+
 def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Tensor], Tensor]:
     """The fastest form in which a model answers: what maps normalised images `(B, C, H, W)` to logits `(B, K)`, both fp32.
 
@@ -79,11 +95,7 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
         InputError: It is no model, has no weights, or, on call, gives something else than logits.
         CheckpointError: On call, where a logit is not finite.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"A {type(model).__name__} was given as a model. Make one with cnnzoo.create_model.")
-    model = unwrapped(model) if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
-    if any(t.is_meta for t in chain(model.parameters(), model.buffers())):
-        raise InputError("A model on the meta device was given, which has no weights. Build it without device='meta'.")
+    model = runnable(model)
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     form = evaluation_copy(model)
     ours = type(form) is type(unwrapped(model)) and not isinstance(form, torch.jit.ScriptModule)
@@ -97,15 +109,8 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
             made.append(fast_copy(form, images[:1]))  # twice if two threads are first, of which either will do
         with torch.inference_mode():
             pieces = _pieces(images) if ours and images.device.type == "cpu" else [images]
-            outputs = [(made[0] if made else form)(piece) for piece in pieces]
-        for out in outputs:
-            if not isinstance(out, Tensor) or out.dim() != 2:
-                shape = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-                raise InputError(
-                    f"The {type(unwrapped(model)).__name__} gives {shape}, needed are logits (B, K). Build it as a "
-                    "classifier: without features_only, and with num_classes of 1 at least."
-                )
-        return checked(torch.cat(outputs).float() if len(outputs) > 1 else outputs[0].float())
+            outputs = [logits_of(made[0] if made else form, piece) for piece in pieces]
+            return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     return logits
 
@@ -130,6 +135,23 @@ def fast_copy(model: nn.Module, example: Tensor) -> nn.Module:
 
 def _pieces(images: Tensor) -> Sequence[Tensor]:
     return images.split(max(_LEAST, _PIXELS // max(1, images.shape[-2] * images.shape[-1])))
+
+
+def logits_of(form: nn.Module, images: Tensor) -> Tensor:
+    """What a model makes of images `(B, C, H, W)`, of its device and number format: logits `(B, K)`, in fp32.
+
+    Raises:
+        InputError: It gives something else.
+        CheckpointError: A logit is not finite.
+    """
+    out = form(images)
+    if not isinstance(out, Tensor) or out.dim() != 2:
+        shape = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise InputError(
+            f"The {type(unwrapped(form)).__name__} gives {shape}, needed are logits (B, K). Build it as a classifier: "
+            "without features_only, and with num_classes of 1 at least."
+        )
+    return checked(out.float())
 
 
 def checked(logits: Tensor) -> Tensor:
@@ -185,6 +207,48 @@ def class_count(model: nn.Module) -> int:
     return count
 
 
+def with_levels(model: Any) -> nn.Module:
+    """The model itself, which can be looked into level by level.
+
+    Raises:
+        InputError: It is none, has no weights, or no levels.
+    """
+    inner = unwrapped(runnable(model))
+    if not (hasattr(inner, "forward_intermediates") and hasattr(inner, "feature_info")):
+        raise InputError(
+            f"A {type(inner).__name__} was given, which has no feature levels to show. Build it with cnnzoo.create_model, "
+            "without features_only."
+        )
+    return inner
+
+
+def class_activation(model: nn.Module, x: Tensor, label: int | None = None, level: int = -1) -> tuple[Tensor, Tensor]:
+    """The map of `plots.grad_cam` for one normalised image `(1, C, H, W)`: `(H, W)` in [0, 1], and the logits `(K,)`.
+
+    Raises:
+        InputError: The model is no classifier with weights and levels, or there is no such class or level.
+        CheckpointError: The model's outputs are not finite.
+    """
+    model = with_levels(model)
+    levels, classes = [f["module"] for f in model.feature_info], class_count(model)
+    if label is not None and not 0 <= label < classes:
+        raise InputError(f"label={label} was given; the model has {classes} classes, from 0. Pass 0 to {classes - 1}.")
+    if not -len(levels) <= level < len(levels):
+        raise InputError(f"level={level} was given; there are {len(levels)} levels. Pass 0 to {len(levels) - 1}, or -1.")
+    kept: list[Tensor] = []
+    form = evaluation_copy(model)
+    handle = form.get_submodule(levels[level]).register_forward_hook(lambda module, args, out: kept.append(out))
+    try:
+        with torch.enable_grad():
+            logits = logits_of(form, x.detach().clone().requires_grad_())[0]  # a frozen model's weights ask for no gradient
+    finally:
+        handle.remove()
+    (slope,) = torch.autograd.grad(logits.max() if label is None else logits[label], kept[0])
+    cam = (slope.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()  # (1, C, h, w) -> (1, 1, h, w)
+    cam = F.interpolate(cam, x.shape[2:], mode="bilinear")[0, 0].detach()
+    return cam / cam.max().clamp(min=1e-12), logits.detach()
+
+
 @dataclass(frozen=True)
 class Input:
     """An image as a model takes it.
@@ -213,11 +277,11 @@ def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
 
     Raises:
         UnknownNameError: `photo` is none of these.
-        InputError: The model takes other channels. On call: it is no image that can be read.
+        InputError: It is no model, has no weights, or takes other channels. On call: it is no image that can be read.
     """
     if photo not in PHOTO:
         raise unknown("way with photos", str(photo), PHOTO)
-    inner = unwrapped(model)
+    inner = unwrapped(runnable(model))
     transform, channels = create_transform(inner), getattr(inner, "in_chans", 1)
     # Only weights that know Fashion-MNIST's format profit from pictures in it.
     prepared = photo != "never" and class_labels(inner) == FASHION_MNIST.labels

@@ -10,14 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, panels, save as save, tiles as _tiles
 from .data import Split
 from .errors import CheckpointError, InputError, system_errors
 from .files import parse_json
 from .frontier import results as results, results_note as results_note
-from .inference import class_count, class_labels, evaluation_copy, reader, temperature
+from .inference import (
+    checked,
+    class_activation,
+    class_count,
+    class_labels,
+    evaluation_copy,
+    reader,
+    runnable,
+    temperature,
+    with_levels,
+)
 from .predict import predict
 
 # Imported after canvas, which says what to install where matplotlib is missing.
@@ -125,12 +134,13 @@ def filters(model: nn.Module, title: str = "") -> Figure:
     """The kernels of a model's first convolution, one tile each, each scaled to its own largest weight.
 
     Raises:
-        InputError: The model has no 2d convolution.
+        InputError: The model has no weights, or no 2d convolution.
+        CheckpointError: The weights are not finite.
     """
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in runnable(model).modules() if isinstance(m, nn.Conv2d)), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no 2d convolution to show. Pass a convolutional network.")
-    kernels = first.weight.detach().float().cpu().mean(1)  # (C_out, C_in, k, k) -> (C_out, k, k)
+    kernels = checked(first.weight.detach().float().cpu()).mean(1)  # (C_out, C_in, k, k) -> (C_out, k, k)
     kernels = kernels / kernels.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
     columns = min(8, len(kernels))
     size = f"{len(kernels)} kernels of {kernels.shape[1]}x{kernels.shape[2]}"
@@ -150,9 +160,15 @@ def feature_maps(model: nn.Module, image: Any, channels: int = 7, photo: str = "
         image: See `data.open_image`.
         channels: Maps per level.
         photo: What to do with the image, as in `predict`.
+
+    Raises:
+        InputError: The model is no classifier with weights and levels, `channels` is out of range, or the image cannot be
+            read.
+        CheckpointError: The maps are not finite.
     """
     if not 1 <= channels <= _MOST:
         raise InputError(f"channels={channels} was given, allowed is 1 to {_MOST}. Pass channels=7, say.")
+    model = with_levels(model)
     x = _input(model, image, photo)
     with torch.inference_mode():
         levels = evaluation_copy(model).forward_intermediates(x, intermediates_only=True)
@@ -161,7 +177,7 @@ def feature_maps(model: nn.Module, image: Any, channels: int = 7, photo: str = "
     )
     for i, maps in enumerate(levels):
         row = tiles[i * (channels + 1) : (i + 1) * (channels + 1)]
-        maps = maps[0].float().cpu()  # (1, C, H, W) -> (C, H, W)
+        maps = checked(maps)[0].float().cpu()  # (1, C, H, W) -> (C, H, W)
         most = maps.flatten(1).std(1).argsort(descending=True)[:channels].tolist()
         if i == 0:
             row[0].imshow(_pixels(x), cmap="gray")
@@ -191,7 +207,13 @@ def grad_cam(
         label: Index of the class; the model's own answer if None.
         level: Which entry of `feature_info` to look at, the last by default; earlier ones are finer and less telling.
         photo: What to do with the image, as in `predict`.
+
+    Raises:
+        InputError: The model is no classifier with weights and levels, there is no such class or level, or the image cannot
+            be read.
+        CheckpointError: The model's outputs are not finite.
     """
+    model = with_levels(model)
     x = _input(model, image, photo)
     cam, logits = (t.cpu() for t in class_activation(model, x, label, level))
     label = logits.argmax().item() if label is None else label
@@ -208,31 +230,6 @@ def grad_cam(
         frame(axes)
     figure.colorbar(heat, ax=tiles, shrink=0.8, label="share of the largest")
     return figure
-
-
-def class_activation(model: nn.Module, x: Tensor, label: int | None = None, level: int = -1) -> tuple[Tensor, Tensor]:
-    """The map of `grad_cam` for one normalised image `(1, C, H, W)`: `(H, W)` in [0, 1], and the logits `(K,)`.
-
-    Raises:
-        InputError: There is no such class or level.
-    """
-    levels = [f["module"] for f in model.feature_info]
-    if label is not None and not 0 <= label < model.num_classes:
-        raise InputError(f"label={label} was given; the model has {model.num_classes} classes, from 0.")
-    if not -len(levels) <= level < len(levels):
-        raise InputError(f"level={level} was given; there are {len(levels)} levels. Pass 0 to {len(levels) - 1}, or -1.")
-    kept: list[Tensor] = []
-    form = evaluation_copy(model)
-    handle = form.get_submodule(levels[level]).register_forward_hook(lambda module, args, out: kept.append(out))
-    try:
-        with torch.enable_grad():
-            logits = form(x)[0]
-    finally:
-        handle.remove()
-    (slope,) = torch.autograd.grad(logits.max() if label is None else logits[label], kept[0])
-    cam = (slope.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()  # (1, C, h, w) -> (1, 1, h, w)
-    cam = F.interpolate(cam, x.shape[2:], mode="bilinear")[0, 0].detach()
-    return cam / cam.max().clamp(min=1e-12), logits.detach()
 
 
 def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", temperature: float = 1.0) -> Figure:

@@ -166,7 +166,7 @@ def test_what_a_folder_cannot_say_is_refused_and_nothing_is_left(tmp_path, what)
     make, words = REFUSED[what]
     made = make()
     model, labels = made if isinstance(made, tuple) else (made, None)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CnnzooError, match=words) as caught:
         hub.build(model, tmp_path / "out", labels=labels)
     assert "\n" not in str(caught.value)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

@@ -52,6 +52,13 @@ def imported(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("path", [p for p in MODULES if relative(p) != "files.py"], ids=relative)
+def test_json_is_read_in_one_place(path):
+    """Only `files.parse_json` bears what a stranger may have written."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.Attribute) and node.attr in ("load", "loads") and ast.unparse(node.value) == "json")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_a_module_imports_only_from_modules_above_it(path):
     me = top(path)

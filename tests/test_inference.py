@@ -1,5 +1,6 @@
 """A model in use: never changed by it, with names that its weights earned, and one reader for all images."""
 
+import copy
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,65 @@ def test_models_of_every_number_format_are_measured_in_it(tiny_split):
 
 def test_a_model_wrapped_for_parallel_training_answers_as_the_one_inside(model):
     assert cnnzoo.predict(nn.DataParallel(model), IMAGE) == cnnzoo.predict(model, IMAGE)
+
+
+# Each looks at a model in its own way; what no answer can come from is refused by all of them in the same words.
+LOOKS = dict(
+    grad_cam=lambda m: plots.grad_cam(m, IMAGE),
+    feature_maps=lambda m: plots.feature_maps(m, IMAGE),
+    filters=plots.filters,
+    answer=lambda m: plots.answer(m, IMAGE),
+    export=lambda m: cnnzoo.export(m, "never.onnx"),
+    evaluate=lambda m: evaluate.evaluate(
+        m, Split(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), FASHION_MNIST)
+    ),
+)
+
+
+def axes_of(figure) -> list:
+    return [[np.asarray(picture.get_array()) for picture in axes.images] for axes in figure.axes]
+
+
+@pytest.mark.parametrize("look", ["grad_cam", "feature_maps", "filters"])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: nn.DataParallel(nn.DataParallel(m)), torch.compile])
+def test_a_wrapped_model_looks_as_the_one_inside(model, look, wrap):
+    for found, expected in zip(axes_of(LOOKS[look](wrap(model))), axes_of(LOOKS[look](model)), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_look_refuses_what_has_no_weights_in_the_same_words(look, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="A model on the meta device was given, which has no weights"):
+        LOOKS[look](cnnzoo.create_model("lenet_tiny", device="meta"))
+    with pytest.raises(InputError, match="A int was given as a model"):
+        LOOKS[look](5)
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_look_refuses_weights_that_are_not_finite(look, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spoiled = cnnzoo.create_model("lenet_tiny")
+    with torch.no_grad():
+        next(spoiled.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="not finite"):
+        LOOKS[look](spoiled)
+    assert not os.listdir()
+
+
+def test_grad_cam_and_feature_maps_say_what_they_need():
+    for look in ("grad_cam", "feature_maps"):
+        with pytest.raises(InputError, match="no classifier"):
+            LOOKS[look](cnnzoo.create_model("lenet_tiny", num_classes=0))
+        with pytest.raises(InputError, match="no feature levels"):
+            LOOKS[look](cnnzoo.create_model("lenet_tiny", features_only=True))
+
+
+def test_grad_cam_of_a_frozen_model_is_that_of_any_other(model):
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    for found, expected in zip(axes_of(LOOKS["grad_cam"](frozen)), axes_of(LOOKS["grad_cam"](model)), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 NO_CLASSIFIERS = {

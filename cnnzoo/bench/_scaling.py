@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import data, summary, train
 from ..data import Split
 from ..datasets import FASHION_MNIST
+from ..files import parse_json
 from ..recipes import get_recipe
 from ..registry import create_model
 
@@ -60,7 +61,7 @@ def _measure(model: str, images: int, processes: int) -> dict[str, Any]:
         out = Path(folder) / "found.json"
         command = [sys.executable, *launcher, "-m", "cnnzoo.bench", model, str(images), str(out)]
         subprocess.run(command, check=True, capture_output=True, env=env)
-        return json.loads(out.read_text())
+        return parse_json(out.read_text())
 
 
 def main(arguments: list[str]) -> None:
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> None:
         train.train(get_recipe("standard", model, epochs=1, start_size=0), out.parent / "run", device="cpu")
     if int(os.environ.get("RANK", "0")):
         return
-    line = json.loads((out.parent / "run" / "metrics.jsonl").read_text())
+    line = parse_json((out.parent / "run" / "metrics.jsonl").read_text())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
     out.write_text(json.dumps(dict(seconds=line["seconds"], peak_mb=round(peak / unit))))

@@ -1,6 +1,5 @@
 """How fast training is."""
 
-import json
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from .. import registry, train
 from ..data import Split
+from ..files import parse_json
 from ..memory import keep_memory
 from ..recipes import get_recipe
 from ._scaling import served
@@ -111,7 +111,7 @@ def _our_epoch(split: Split, model: str, fields: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder, served(split, split[:1]):
         recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1, **fields)
         train.train(recipe, Path(folder) / "run", device="cpu")
-        return json.loads((Path(folder) / "run" / "metrics.jsonl").read_text())["seconds"]
+        return parse_json((Path(folder) / "run" / "metrics.jsonl").read_text())["seconds"]
 
 
 def switches(*, model: str = "resnext_small", steps: int = 20) -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ def cold_starts(
             began = time.perf_counter()
             subprocess.run([*command, "--data-dir", str(data_dir)], check=True, capture_output=True)
             found[name]["seconds"].append(round(time.perf_counter() - began, 1))
-            metrics, recipe = (json.loads((out / f"{file}.json").read_text()) for file in ("metrics", "recipe"))
+            metrics, recipe = (parse_json((out / f"{file}.json").read_text()) for file in ("metrics", "recipe"))
         found[name]["recipe"] = {k: v for k, v in recipe.items() if k not in ("seed", "holdout")}
         for key in ("top1", "top1_tta"):
             found[name][key].append(metrics[key])

@@ -11,9 +11,9 @@ from torch import nn
 
 from .. import checkpoints, data, registry
 from ..datasets import trained_on
-from ..errors import CheckpointError, CnnzooError, InputError, system_errors, unknown
+from ..errors import CnnzooError, InputError, system_errors, unknown
 from ..files import atomic
-from ..inference import class_labels, temperature
+from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import make_pipeline
 from ._seal import sealed
@@ -57,8 +57,8 @@ def export(
     Raises:
         UnknownNameError: There is no such model, format or type.
         ExportError: The file does not do what the model does; none is left.
-        CheckpointError: The model has no weights, or weights that are not finite.
-        InputError: The model gives no logits: it is wrapped, or has no classes, or gives features only.
+        CheckpointError: The model has weights that are not finite.
+        InputError: It is no model, has no weights, or gives no logits: it is wrapped, headless, or gives features only.
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
     path = Path(path)
@@ -116,16 +116,13 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
 
 def _check_model(network: nn.Module) -> None:
     """Refuses what no file can answer for: it has to map images to the logits of classes, by weights that it has."""
-    inner = getattr(network, "_orig_mod", network)  # of torch.compile
+    inner = getattr(runnable(network), "_orig_mod", network)  # of torch.compile
     if hasattr(inner, "pretrained_cfg") and not (hasattr(inner, "get_classifier") and getattr(inner, "num_classes", 0)):
         raise InputError(
             f"A {type(inner).__name__} without classes was given, which gives features; needed is a classifier. Make it "
             "without features_only and with num_classes of 1 at least."
         )
-    state = inner.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
-        raise CheckpointError("A model on the meta device was given, which has no weights. Make it on the CPU.")
-    checkpoints.check_weights(state, inner, f"The {type(inner).__name__}")
+    checkpoints.check_weights(inner.state_dict(), inner, f"The {type(inner).__name__}")
 
 
 def _facts(network: nn.Module) -> dict[str, Any]:

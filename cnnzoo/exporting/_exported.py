@@ -1,6 +1,5 @@
 """Opening exported files."""
 
-import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from PIL import Image
 
 from .. import data
 from ..errors import CheckpointError, CnnzooError, InputError, system_errors
+from ..files import parse_json
 from ..inference import checked
 from ._formats import _EXTRA, FACTS
 from ._seal import check_seal
@@ -100,7 +100,7 @@ def _load_onnx(path: Path) -> Exported:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # as the other formats have it
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    facts = json.loads(session.get_modelmeta().custom_metadata_map[FACTS])
+    facts = parse_json(session.get_modelmeta().custom_metadata_map[FACTS])
     return Exported(lambda x: session.run(None, {"images": x}), facts)
 
 
@@ -110,8 +110,8 @@ def _load_pt2(path: Path) -> Exported:
         native = any("/aotinductor/" in name for name in names)
         ends = "_metadata.json" if native else (f"/extra/{FACTS}", f"extra_files/{FACTS}")  # the latter is of torch 2.6
         where = next(name for name in names if name.endswith(ends))
-        inside = json.loads(archive.read(where))
-    facts = json.loads(inside[FACTS]) if native else inside
+        inside = parse_json(archive.read(where))
+    facts = parse_json(inside[FACTS]) if native else inside
     device = torch.device(facts["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CnnzooError(f"{path} was exported for device='cuda', and torch finds no GPU here. Export it for 'cpu'.")

@@ -110,8 +110,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
             f"A {type(model).__name__} was given, needed is a classifier made by cnnzoo.create_model: not timm's own, "
             "features_only or wrapped, and with one class at least. Pass the model itself."
         )
-    if any(v.is_meta for v in model.state_dict().values()):
-        raise CheckpointError("A model on the meta device was given, which has no weights. Pass one on the CPU or a GPU.")
+    inference.runnable(model)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
         raise CheckpointError(f"{bad[0]} of the model has numbers that are not finite. Train again, from good weights.")

@@ -14,6 +14,7 @@ from .. import checkpoints
 from ..configs import load_model, read_config
 from ..datasets import facts
 from ..errors import CheckpointError, CnnzooError, system_errors
+from ..files import parse_json
 from ._build import config, folder_of, read_numbers
 from ._card import card, full_name, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
@@ -104,7 +105,7 @@ def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module
     if written != fresh:
         line = next((i for i, (a, b) in enumerate(zip(written.splitlines(), fresh.splitlines()), 1) if a != b), "the last")
         raise CheckpointError(f"{folder / CARD} differs from {METRICS} in line {line}. Make the folder again: cnnzoo build.")
-    if checkpoints.read_json(folder / CONFIG) != json.loads(json.dumps(settings)):
+    if checkpoints.read_json(folder / CONFIG) != parse_json(json.dumps(settings)):
         raise CheckpointError(f"{folder / CONFIG} is not what the weights give. Make the folder again: cnnzoo build.")
     if ("confusion" in metrics) != (folder / PICTURE).is_file():
         raise CheckpointError(f"{folder}: {PICTURE} and the counts in {METRICS} go together. Make the folder again.")
@@ -118,7 +119,7 @@ def _reload(folder: Path) -> list:
     command = [sys.executable, "-c", _RELOAD, str(folder.resolve())]
     try:
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
-        return json.loads(run.stdout.splitlines()[-1])
+        return parse_json(run.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError) as e:
         reason = f"no answer in {_PATIENCE} s"
         if not isinstance(e, subprocess.TimeoutExpired):
