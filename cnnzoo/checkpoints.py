@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, HubError, shown_path
-from .files import parse_json
+from .files import open_file, parse_json, read_bytes
 
 HUB_ORG = "cnnzoo"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict:
         CheckpointError: The file is missing or is not a JSON object.
     """
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e)[:200]
         raise CheckpointError(
@@ -115,7 +115,7 @@ def _cfg(name: str) -> dict:
 def sha256(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as f:  # Python 3.10 has no hashlib.file_digest
+    with open_file(path) as f:  # Python 3.10 has no hashlib.file_digest
         while chunk := f.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -179,7 +179,7 @@ def read_weights(source: str | Path | bytes, model: nn.Module, where: str = "") 
 
     where = where or str(source)
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = source if isinstance(source, bytes) else read_bytes(source)
     except OSError as e:
         raise CheckpointError(f"{where} cannot be read ({e.strerror}). Name a file of weights, {WEIGHTS}.") from e
     try:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from .errors import HubError
 from .version import __version__
@@ -92,6 +93,9 @@ class Repository:
 
     repo_id: str
     token: str | bool | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.ask(validate_repo_id, self.repo_id)  # before anything is made for it
 
     @property
     def api(self) -> HfApi:

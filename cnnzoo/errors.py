@@ -84,14 +84,20 @@ def system_errors() -> Iterator[None]:
         if e.errno == errno.EPIPE:  # the reader of a pipe has gone, which is nobody's fault
             raise
         raise from_system(e) from e
-    except RuntimeError as e:  # pathlib's, for ~ without a home
+    except RuntimeError as e:  # pathlib's, for links that go in a circle, and for ~ without a home
+        if "Symlink loop" in str(e):
+            raise from_system(OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(e).partition("'")[2].rstrip("'"))) from e
         if "home directory" not in str(e):
             raise
         raise CnnzooError("~ was given, and this user has no home folder. Write the path in full, or set HOME.") from e
 
 
+def on_one_line(text: str) -> str:
+    """The text with what cannot be printed, such as line breaks and bytes that are no text, as the escapes of Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 def shown_path(path: object) -> str:
     """A path as a message shows it: on one line, not too long, and readable where its bytes are no text."""
-    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    text = on_one_line(os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path))
     return text if len(text) <= 200 else f"{text[:90]}...{text[-90:]}"

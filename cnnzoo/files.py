@@ -1,13 +1,14 @@
-"""Writing files so that a reader never sees half of one."""
+"""Reading only what ends, and writing files so that a reader never sees half of one."""
 
 import contextlib
+import errno
 import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import CnnzooError, shown_path
 
@@ -48,6 +49,38 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """Opens a file to read its bytes; what is no file, such as a pipe, is not waited for.
+
+    Raises:
+        OSError: It is no file, or the system refuses to read it.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder the system says so itself
+        raise OSError(errno.EINVAL, f"it is a {_kind(mode)}, not a file", os.fspath(path))
+    return open(path, "rb")
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file, see `open_file`."""
+    with open_file(path) as f:
+        return f.read()
+
+
+class _Enough(Exception):
+    """Ends the block of `atomic` before it replaces anything."""
+
+
+def check_writable(path: str | Path) -> None:
+    """Sees that `atomic` could write a file at `path`, before what takes long is done for it. Nothing is written there.
+
+    Raises:
+        CnnzooError: As `atomic`.
+    """
+    with contextlib.suppress(_Enough), atomic(path):
+        raise _Enough
+
+
 def check_replaceable(path: Path) -> None:
     """Refuses what must not be replaced by a file: only a file may be, or nothing at all.
 
@@ -59,9 +92,11 @@ def check_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-        kind = kinds.get(stat.S_IFMT(mode), "device")
-        raise CnnzooError(f"{shown_path(path)} is a {kind}; only a file may be replaced. Name a file, or a new name.")
+        raise CnnzooError(f"{shown_path(path)} is a {_kind(mode)}; only a file may be replaced. Name a file, or a new name.")
+
+
+def _kind(mode: int) -> str:
+    return {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
 
 
 def _is_write_failure(e: Exception) -> bool:

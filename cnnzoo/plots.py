@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, panels, save as save, tiles as _tiles
 from .data import Split
 from .errors import CheckpointError, InputError, system_errors
-from .files import parse_json
+from .files import parse_json, read_bytes
 from .frontier import results as results, results_note as results_note
 from .inference import (
     checked,
@@ -57,7 +57,7 @@ def curves(run: str | Path) -> Figure:
     path = Path(run)
     path = path / "metrics.jsonl" if path.is_dir() else path
     try:
-        lines = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [parse_json(line) for line in read_bytes(path).decode().splitlines() if line.strip()]
         epochs = [line["epoch"] for line in lines]
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{path} is no log of a run ({e}). Name a run folder, made by cnnzoo train.") from e

@@ -12,6 +12,7 @@ from torch import nn
 from . import checkpoints, configs, models, summary
 from .datasets import FASHION_MNIST, get_dataset_info
 from .errors import CheckpointError, CnnzooError, unknown
+from .files import read_bytes
 from .resolve import Run, Source, read_run, resolve
 
 PHOTO_TAG = f"photo_{FASHION_MNIST.name}"  # of weights that were trained on images spoiled as photos spoil them
@@ -126,7 +127,7 @@ def _from_elsewhere(source: Source, pretrained: bool, **kwargs: Any) -> nn.Modul
     place, needed = source.name, [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * pretrained
     folder = checkpoints.fetch(place, needed, kwargs.get("cache_dir")) if source.kind == "hub" else Path(place)
     try:
-        contents = [(folder / file).read_bytes() for file in needed]
+        contents = [read_bytes(folder / file) for file in needed]
     except OSError as e:
         raise CheckpointError(
             f"{place} has no {' and '.join(needed)} that can be read ({e.strerror}); pickles are not. Name a folder that "

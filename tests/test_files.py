@@ -3,13 +3,17 @@
 import errno
 import json
 import os
+import shutil
 import stat
 
 import pytest
+from click.testing import CliRunner
 
-from cnnzoo import checkpoints
+import cnnzoo
+from cnnzoo import bench, checkpoints, hub, plots
+from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError
-from cnnzoo.files import atomic, parse_json, write_json
+from cnnzoo.files import atomic, check_writable, parse_json, write_json
 
 
 def test_the_file_appears_whole_and_readable(tmp_path):
@@ -87,3 +91,43 @@ def test_json_of_every_usual_kind_is_read_as_it_is():
     content = dict(a=[1, -2.5, None, True, {"b": ["c", 10**12]}], e={})
     assert parse_json(json.dumps(content)) == content
     assert parse_json(json.dumps(content).encode()) == content
+
+
+READERS = {
+    "curves": ("metrics.jsonl", lambda folder: plots.curves(folder)),
+    "a checkpoint's config": ("config.json", lambda folder: cnnzoo.create_model(f"local-dir:{folder}")),
+    "a checkpoint's weights": (
+        "model.safetensors",
+        lambda folder: cnnzoo.create_model(f"local-dir:{folder}", pretrained=True),
+    ),
+    "numbers": ("metrics.json", lambda folder: hub.verify(folder)),
+    "an exported file": ("model.onnx", lambda folder: cnnzoo.load_exported(folder / "model.onnx")),
+}
+
+
+@pytest.mark.timeout(60)  # reading a pipe that nobody writes to never ends
+@pytest.mark.parametrize("what", READERS)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path, what):
+    name, read = READERS[what]
+    folder = tmp_path / "lenet_tiny.fashion_mnist"
+    shutil.copytree(checkpoints.folder("lenet_tiny.fashion_mnist"), folder)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CnnzooError, match=name):
+        read(folder)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    def work(*args, **kwargs):
+        raise AssertionError("work was done for nothing")
+
+    for name in ("loops", "scaling", "forms"):
+        monkeypatch.setattr(bench, name, work)
+    monkeypatch.setattr("cnnzoo.registry.create_model", work)
+    (tmp_path / "folder.png").mkdir()
+    for line in ("bench train --out", "bench scaling --out", "bench infer --out", "plot confusion lenet_tiny --out",
+                 "predict image.png --show", "demo --sheet"):  # fmt: skip
+        result = CliRunner().invoke(main, [*line.split(), str(tmp_path / "folder.png")])
+        assert result.exit_code == 1 and "is a folder" in result.stderr, (line, result.exception)
+    check_writable(tmp_path / "new.png")
+    assert os.listdir(tmp_path) == ["folder.png"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..files import write_json
+from ..files import check_writable, write_json
 from ._common import data_dir_option, download_option, json_option, may_download, table
 
 # What is timed from a cold start: the goal, and what follows `cnnzoo train`.
@@ -31,6 +31,7 @@ def train_(out: str, seeds: int, data_dir: str | None, download: bool | None, as
     """Time our training loop beside a textbook's, each option for speed, and whole runs up to an accuracy."""
     from .. import bench, data
 
+    check_writable(out)  # before the minutes that it takes to measure
     split = data.load_split(split="train", data_dir=data_dir, download=may_download(data_dir, download))
     found = dict(bench.machine(), loops=bench.loops(split), switches=bench.switches())
     found["cold_starts"] = (
@@ -46,6 +47,7 @@ def scaling(out: str, as_json: bool) -> None:
     """Time an epoch with more data, more processes and larger models, on synthetic images."""
     from .. import bench
 
+    check_writable(out)  # before the minutes that it takes to measure
     found = dict(bench.machine(), rows=bench.scaling())
     _show("scaling", found, out, as_json)
 
@@ -77,6 +79,9 @@ def infer(
     """
     from .. import bench
 
+    check_writable(out)  # before the minutes that it takes to measure
+    if picture:
+        check_writable(picture)
     given = dict(names=models, wanted=wanted, threads=threads, batches=batches)
     rows = bench.forms(**{k: v for k, v in given.items() if v}, data_dir=data_dir, files=files)
     found = dict(bench.machine(), rows=rows, cold_start=bench.cold_start())
@@ -94,6 +99,7 @@ def transfer(model: str, out: str, seeds: int, as_json: bool) -> None:
     """Does pretraining help: MODEL fine-tuned, probed and from scratch, on few digits (needs the extra transfer)."""
     from .. import bench
 
+    check_writable(out)
     _show("transfer", dict(bench.machine(), rows=bench.transfer(model, seeds)), out, as_json)
 
 

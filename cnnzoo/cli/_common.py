@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import data
 from ..datasets import trained_on
-from ..errors import CnnzooError, system_errors
+from ..errors import CnnzooError, on_one_line, system_errors
 from ..process import INTERRUPTED, interruptible
 
 data_dir_option = click.option(
@@ -60,7 +60,10 @@ class Group(click.Group):
                 sys.stdout.flush()  # while a full disk can still be told
                 return result
         except CnnzooError as e:
-            raise click.ClickException(str(e)) from e
+            raise click.ClickException(on_one_line(str(e))) from e
+        except click.ClickException as e:  # of wrong use: a name that was given may have a line break
+            e.message = on_one_line(e.message)
+            raise
         except KeyboardInterrupt:
             raise Stopped("stopped by Ctrl-C.") from None
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .. import data, inference
 from ..errors import CnnzooError
+from ..files import atomic, check_writable
 from ._common import (
     accuracy,
     data_dir_option,
@@ -29,9 +30,9 @@ from ._common import (
 def demo(model: str, sheet: str, as_json: bool) -> None:
     """Classify ten drawings of garments. Needs no network and no data set."""
     from .. import drawings
-    from ..files import atomic
     from ..predict import predict as classify
 
+    check_writable(sheet)
     network = pretrained(model)
     garments = drawings.garments()
     answers = [best[0] for best in classify(network, list(garments.values()))]
@@ -244,6 +245,8 @@ def predict(
     from .. import registry
     from ..predict import predict as classify
 
+    if show:
+        check_writable(show)  # before the images are looked at
     network, special = pretrained(model, device), registry.photo_weights(model)
     for_photos = pretrained(special, device) if special else None
     topk = min(3, network.num_classes) if topk is None else topk

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..datasets import DatasetInfo
 from ..errors import DataError
+from ..files import read_bytes
 
 SPLITS = ("train", "fit", "holdout", "test")
 
@@ -123,7 +124,7 @@ def _read_idx(info: DatasetInfo, folder: Path, name: str) -> Tensor:
     try:
         if plain.exists() and not packed.exists():
             path, expected = plain, info.unpacked[plain.name]
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise DataError(
             f"{packed} of {info.title} is missing. Allowed is the official file, md5 {expected}. Pass the folder above "

@@ -80,7 +80,8 @@ def publish(
         CheckpointError, HubError: As `push`; what came before is published. Or `root` holds no checkpoint folder.
     """
     place = Path(root or checkpoints.root())
-    folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
+    with system_errors():
+        folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
     if not folders:
         what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is no folder"
         raise CheckpointError(f"{place} {what}; nothing was published. Name the folder that cnnzoo build put them into.")
@@ -89,10 +90,11 @@ def publish(
         if really:
             yield f"{repo_id}@main", push(folder, repo_id, private=False, token=token)
             continue
+        repo = Repository(repo_id, token)
         verify(folder)
         with tempfile.TemporaryDirectory() as scratch:
             for branch, contents in _branches(folder, repo_id, "main", Path(scratch)).items():
-                yield f"{repo_id}@{branch}", _difference(Repository(repo_id, token), branch, contents)
+                yield f"{repo_id}@{branch}", _difference(repo, branch, contents)
 
 
 def _branches(folder: Path, repo_id: str, branch: str, scratch: Path) -> dict[str, dict[str, bytes]]:

@@ -14,7 +14,7 @@ from .. import checkpoints
 from ..configs import load_model, read_config
 from ..datasets import facts
 from ..errors import CheckpointError, CnnzooError, system_errors
-from ..files import parse_json
+from ..files import parse_json, read_bytes
 from ._build import config, folder_of, read_numbers
 from ._card import card, full_name, widened
 from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
@@ -64,8 +64,8 @@ def _verify(folder: Path) -> dict:
     if not isinstance(metrics.get("sha256"), str):
         raise CheckpointError(f"{folder / METRICS} has no sha256 of the weights. Make the folder again: cnnzoo build.")
     checkpoints.verify(weights, metrics["sha256"])
-    parsed = read_config((folder / CONFIG).read_bytes(), str(folder / CONFIG))
-    model = load_model(parsed, weights.read_bytes(), str(weights))
+    parsed = read_config(read_bytes(folder / CONFIG), str(folder / CONFIG))
+    model = load_model(parsed, read_bytes(weights), str(weights))
     _check_generated(folder, metrics, recipe, model)
     size = (8, *parsed.cfg["input_size"])
     with torch.inference_mode():
