@@ -5,6 +5,7 @@ or of a checkpoint folder.
 """
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from timm.models import is_model, split_model_name_tag
 
 from . import checkpoints, models
 from .datasets import DATASETS, DatasetInfo, facts
-from .errors import CheckpointError, CnnzooError, UnknownNameError, unknown
+from .errors import CheckpointError, CnnzooError, UnknownNameError, from_system, unknown
 from .metrics import check_metrics
 
 _ALLOWED = "a name, hf-hub:ORG/NAME, local-dir:FOLDER, or the path of a run folder or a checkpoint folder"
@@ -95,7 +96,7 @@ def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
         raise CnnzooError(f"A {type(model).__name__} was given for a model, allowed is {_ALLOWED}. Pass its name.")
     arch, tag = split_model_name_tag(model)
     full = arch in models.entrypoints() and (not tag or f"{arch}.{tag}" in checkpoints.names())
-    is_folder = os.path.isdir(os.path.expanduser(model))
+    is_folder = _is_folder(model)
     if full and not (folder_first and is_folder):
         return Source("name", model)
     if is_folder:
@@ -106,6 +107,20 @@ def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
             raise UnknownNameError(f"Unknown model {model!r}. Allowed is {_ALLOWED}. Write hf-hub:ORG/NAME, say.")
         return Source("hub", place) if source == "hf-hub" else _of_folder(place)
     raise _unknown(model, arch, tag)
+
+
+def _is_folder(given: str) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+        CnnzooError: The user may not look there, so nobody can say.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(os.path.expanduser(given)).st_mode)
+    except PermissionError as e:
+        raise from_system(e) from e
+    except (OSError, ValueError):  # it is not there, or no name of anything: a null byte, say
+        return False
 
 
 def _of_folder(given: str) -> Source:

@@ -114,6 +114,11 @@ def _layout(root: Path) -> tuple[Path, Path | None]:
     return root, None
 
 
+def _refuse(e: OSError) -> None:
+    """Of a folder that cannot be read: `os.walk` would pass over it."""
+    raise e
+
+
 def _files(folder: Path) -> dict[str, list[Path]]:
     """The files of each class, at any depth, sorted. All that is not hidden has to be an image: nothing is passed over."""
     found: dict[str, list[Path]] = {}
@@ -122,7 +127,7 @@ def _files(folder: Path) -> dict[str, list[Path]]:
             continue
         paths = []
         seen = set()
-        for place, inner, names in os.walk(entry, followlinks=True):
+        for place, inner, names in os.walk(entry, onerror=_refuse, followlinks=True):
             seen.add(os.path.realpath(place))
             # A link may lead back to where it is, which would go on for ever.
             inner[:] = [n for n in inner if not _hidden(n) and os.path.realpath(os.path.join(place, n)) not in seen]

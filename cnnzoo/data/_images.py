@@ -245,7 +245,8 @@ def _decode(file: Any, name: str, limits: Limits | None) -> Image.Image:
     except Image.DecompressionBombError as e:
         raise InputError(f"{name} is too large an image ({e}). Scale it down first.") from e
     except Exception as e:  # each format's reader raises kinds of its own
-        raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
+        reason = getattr(e, "strerror", None) or e
+        raise InputError(f"{name} cannot be read as an image ({reason}). Check its permissions, or export it again.") from e
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -81,6 +81,8 @@ def publish(
     """
     place = Path(root or checkpoints.root())
     with system_errors():
+        if place.is_dir():
+            os.listdir(place)  # glob finds nothing where it may not look
         folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
     if not folders:
         what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is no folder"
