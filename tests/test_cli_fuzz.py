@@ -51,7 +51,10 @@ USUAL = {
     "export": "copy made.pt2", "app": "--space text.txt",
 }  # fmt: skip
 # What would take long if it were allowed to succeed; of two values of an option click takes the last.
-CHEAP = {"train": BRIEF, "ask": "--data-dir no/such", "reproduce": "--data-dir no/such", "export": "--format nope", "app": "--space text.txt"}
+CHEAP = {
+    "train": BRIEF, "ask": "--data-dir no/such", "reproduce": "--data-dir no/such", "export": "--format nope",
+    "app": "--space text.txt",
+}  # fmt: skip
 
 
 def leaves(group: click.Group, before: tuple[str, ...] = ()):
