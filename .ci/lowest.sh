@@ -26,7 +26,7 @@ done
 
 section "the lowest versions"
 # With setuptools, as python -m venv has it: the compiler in torch 2.6 imports it, and torch 2.6 does not ask for it.
-python=$(interpreter "${1:-3.10}") || { echo "Python ${1:-3.10} is not here."; exit 1; }
+python=$(interpreter "${1:-3.10}" || interpreter 3.11) || { echo "Python ${1:-3.10} is not here."; exit 1; }
 uv venv --quiet --seed --python "$python" "$scratch/lowest"
 uv pip install --quiet --python "$scratch/lowest/bin/python" --resolution lowest-direct ".[export,plot]"
 cp .ci/smoke.py "$scratch"
