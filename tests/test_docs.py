@@ -49,6 +49,7 @@ SPEED_MARKS = {  # of the runs that were kept: `cnnzoo bench KIND --out tests/be
 RECOMMENDED_MARKS = ("<!-- recommended: generated -->", "<!-- end of recommended -->")
 BOOK_MARKS = ("<!-- book: generated -->", "<!-- end of book -->")
 PACKAGE_MARKS = ("<!-- works with: generated -->", "<!-- end of works with -->")
+PHOTO_MARKS = ("<!-- photos: generated -->", "<!-- end of photos -->")
 FAULT_MARKS = ("<!-- faults: generated -->", "<!-- end of faults -->")
 
 
@@ -137,6 +138,20 @@ def results_table() -> str:
     return "\n".join(f"{caption}\n\n{markdown(RESULTS_HEADER, rows)}\n" for caption, rows in groups.items() if rows)
 
 
+def photos_table() -> str:
+    """The checkpoints for photos, each below the usual one of its model."""
+    spoiled = ("contrast 0.5", "noise 0.1", "blur 1")
+    found = {name: checkpoints.metrics(name) for name in checkpoints.names()}
+    special = [name for name in found if name.endswith(f".{PHOTO_TAG}")]
+    rows = [
+        (f"`{n}`", *(f"{v:.1f}" for v in (m["top1"], *(m["robustness"][s] for s in spoiled), m["photos"]["top1"])))
+        for name in special
+        for n in (name.replace(PHOTO_TAG, FASHION_MNIST.name), name)
+        for m in [found[n]]
+    ]
+    return markdown(("checkpoint", "clean", "half the contrast", "noise of 0.1", "blurred by 1 pixel", "photos"), rows)
+
+
 def recommended_table() -> str:
     found = {r["checkpoint"]: r for r in cnnzoo.results()}
     rows = [
@@ -200,9 +215,9 @@ def speed_table(kind: str) -> str:
 @pytest.mark.parametrize(
     ("marks", "table"),
     [(MARKS, results_table), (RECOMMENDED_MARKS, recommended_table), (BOOK_MARKS, book_table)]
-    + [(FAULT_MARKS, fault_table), (PACKAGE_MARKS, package_table)]
+    + [(PHOTO_MARKS, photos_table), (FAULT_MARKS, fault_table), (PACKAGE_MARKS, package_table)]
     + [(marks, functools.partial(speed_table, kind)) for kind, marks in SPEED_MARKS.items()],
-    ids=["results", "recommended", "book", "faults", "packages", *SPEED_MARKS],
+    ids=["results", "recommended", "book", "photos", "faults", "packages", *SPEED_MARKS],
 )
 def test_the_tables_are_what_checkpoints_tests_and_measurements_say(request, marks, table):
     text = README.read_text(encoding="utf-8")
