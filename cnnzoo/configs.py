@@ -5,10 +5,11 @@ where it would change what is built. Weights go through `checkpoints.read_weight
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import timm
+from timm.models import PretrainedCfg
 from torch import nn
 
 from . import checkpoints, models
@@ -19,6 +20,7 @@ MAX_CONFIG = 100_000  # bytes; the zoo's own have about 1,000
 MAX_WEIGHTS = 1 << 30  # bytes; the zoo's largest model has half of that
 
 _MAX_CLASSES, _MAX_CHANNELS, _MAX_SIDE, _MAX_TEXT = 100_000, 64, 4096, 200
+_FIELDS = {field.name for field in fields(PretrainedCfg)}  # timm builds no model of a config with others
 _CHOICES = dict(
     interpolation=("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
     crop_mode=("center", "squash", "border"),
@@ -108,6 +110,12 @@ class _Reader:
 
     def cfg(self) -> dict[str, Any]:
         channels = self._channels()
+        if unknown_fields := sorted(set(self.stored) - _FIELDS):
+            raise _refusal(self.where, f"sets pretrained_cfg.{_shown(unknown_fields[0])}", "what timm's own configs set")
+        for name in ("first_conv", "classifier"):
+            value = self.stored.get(name)
+            if value is not None and not all(isinstance(v, str) for v in (value if isinstance(value, list) else [value])):
+                raise _refusal(self.where, f"sets {name} to {_shown(value)}", "names of layers")
         found: dict[str, Any] = dict(input_size=tuple(self.stored["input_size"]), num_classes=self._classes())
         for name in ("mean", "std"):
             values = self.stored.get(name)

@@ -4,7 +4,7 @@ A model that is given is never changed, not even for a moment: other threads may
 """
 
 from collections.abc import Callable, Sequence
-from copy import copy as shallow
+from copy import copy as shallow, deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -45,7 +45,7 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
     if unwrapped(model) is not model and not any(m.training for m in model.modules()):
         return model
     if isinstance(model, torch.jit.ScriptModule):
-        return model.copy().eval()
+        return deepcopy(model).eval()
     return _copied(unwrapped(model), {})
 
 

@@ -66,7 +66,7 @@ def predict(
         name, model = model, create_model(model, pretrained=True)
         if photo_model is None and (special := photo_weights(name)):
             photo_model = create_model(special, pretrained=True)
-    many = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    many = isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray, memoryview))
     batch = list(images) if many else [images]
     if not batch:
         raise InputError("An empty list of images was given. Pass one image at least.")

@@ -134,6 +134,14 @@ def test_grad_cam_of_a_frozen_model_is_that_of_any_other(model):
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_a_traced_model_in_training_mode_is_measured_in_evaluation_mode_and_left_as_it_was(tiny_split):
+    small = cnnzoo.create_model("resnet_tiny", pretrained=True).eval()
+    expected = evaluate.predict_logits(small, tiny_split)
+    traced = torch.jit.trace(small, torch.zeros(1, 1, 28, 28)).train()
+    torch.testing.assert_close(evaluate.predict_logits(traced, tiny_split), expected, rtol=1e-4, atol=1e-4)
+    assert traced.training
+
+
 NO_CLASSIFIERS = {
     "features_only": (lambda: cnnzoo.create_model("lenet_tiny", features_only=True), "no classifier"),
     "headless": (lambda: cnnzoo.create_model("lenet_tiny", num_classes=0), "no classifier"),
@@ -288,6 +296,7 @@ BAD_IMAGES = {
     "a pipe": (pipe, "pipe or a device"),
     "cut off": (truncated, "cannot be read as an image"),
     "closed": (closed, "cannot be read as an image"),
+    "bytes": (lambda folder: memoryview(IMAGE), "memoryview was given as an image"),
     "a name too long": (lambda folder: "x" * 300, "cannot be opened"),
     "a null byte": (lambda folder: "a\0b", "cannot be opened"),
     "nobody's home": (lambda folder: "~nosuchuser/photo.png", "cannot be opened"),

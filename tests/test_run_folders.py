@@ -50,6 +50,39 @@ def test_no_flipped_bit_changes_what_is_resumed(recipe, tmp_path, miniature):
     assert refused > 30
 
 
+IMPOSSIBLE = dict(
+    epoch=[-1, 1.5, 10**9], step=[-1, 10**9], tally=[torch.zeros(1), torch.full((3,), torch.nan)],
+    seconds=[-1.0, float("nan")], history=["a", [], [{}], [1]],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [(k, v) for k, values in IMPOSSIBLE.items() for v in values], ids=str)
+def test_a_whole_checkpoint_that_cannot_be_true_is_refused(recipe, tmp_path, miniature, field, value):
+    run(recipe, tmp_path / "run", miniature)
+    path = tmp_path / "run" / "checkpoint.pt"
+    torch.save(dict(torch.load(path, weights_only=True), **{field: value}), path)
+    with pytest.raises(CheckpointError, match="checkpoint.pt is damaged"):
+        run(recipe, tmp_path / "run", miniature, resume=True)
+
+
+def test_a_whole_checkpoint_with_weights_that_are_not_finite_is_refused(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    next(iter(state["model"].values())).fill_(float("nan"))
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="checkpoint.pt is damaged"):
+        run(recipe, tmp_path / "run", miniature, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "curves.png", "checkpoint.previous.pt"])
+def test_what_is_in_the_place_of_a_file_is_seen_before_training(recipe, tmp_path, miniature, name, monkeypatch):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    monkeypatch.setattr(_loop, "_run_epochs", lambda *args: pytest.fail("it was trained for nothing"))
+    with pytest.raises(CnnzooError, match=f"{name} is a folder; only a file may be replaced"):
+        run(recipe, tmp_path / "run", miniature)
+
+
 def test_a_previous_checkpoint_that_is_damaged_too_is_not_recommended(recipe, tmp_path, miniature):
     run(recipe, tmp_path / "run", miniature)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):

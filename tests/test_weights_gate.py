@@ -85,13 +85,18 @@ CONFIGS = [
     dict(num_classes=0), dict(num_classes=-1), dict(num_classes="ten"), dict(num_classes=1e300), dict(architecture=None),
     dict(architecture=["lenet_tiny"]), dict(architecture="resnet50"), dict(model_args=dict(global_pool="foo")),
     dict(model_args=dict(global_pool=7)), dict(model_args=7), dict(pretrained_cfg=[]),
+    {"pretrained_cfg.temperature": 0}, {"pretrained_cfg.first_conv": 5}, {"pretrained_cfg.classifier": [["a"]]},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fields", CONFIGS, ids=str)
 def test_an_odd_config_of_a_local_folder_is_refused_in_one_line(folder, fields):
     path = folder / "config.json"
-    path.write_text(json.dumps(dict(json.loads(path.read_text()), **fields)))
+    config = json.loads(path.read_text())
+    for name, value in fields.items():
+        place, _, key = name.rpartition(".")
+        (config[place] if place else config)[key] = value
+    path.write_text(json.dumps(config))
     for pretrained in (False, True):
         with pytest.raises(CnnzooError) as caught:
             cnnzoo.create_model(f"local-dir:{folder}", pretrained=pretrained)

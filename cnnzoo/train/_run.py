@@ -1,6 +1,7 @@
 """A run: what changes while training, and how it is kept in its folder and taken up again."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from ..recipes import Recipe
 from ._answers import Answers
 from ._optimizer import Schedule
 from ._parts import Loss
-from ._saving import CHECKPOINT, clear_leftovers, damaged, environment, load_state, refuse_former_run, save_state
+from ._saving import (
+    CHECKPOINT,
+    check_places,
+    clear_leftovers,
+    damaged,
+    environment,
+    load_state,
+    refuse_former_run,
+    save_state,
+)
 
 
 @dataclass
@@ -62,6 +72,7 @@ def open_folder(run: Run, resume: bool) -> None:
     if resume and (run.out / CHECKPOINT).is_file():
         load(run)
     if run.accelerator.is_main_process:
+        check_places(run.out)
         clear_leftovers(run.out)
         write_json(run.out / "recipe.json", run.identity)
         write_json(run.out / "environment.json", environment(run.accelerator.device))
@@ -115,5 +126,25 @@ def load(run: Run) -> None:
         run.optimizer.load_state_dict(state["optimizer"])
         run.epoch, run.step, run.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
         run.tally, run.history = state["tally"].to(run.tally), list(state["history"])
+        _check_progress(run)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
         raise damaged(run.out / CHECKPOINT, e) from e
+
+
+def _check_progress(run: Run) -> None:
+    """Sees that what a checkpoint says of its run can be true.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    tensors = [*run.model.state_dict().values(), *run.best_weights.state_dict().values(), run.tally]
+    steps = run.updates_per_epoch if run.epoch < run.recipe.epochs else 0
+    if (
+        run.epoch > run.recipe.epochs
+        or [line["epoch"] for line in run.history] != list(range(1, run.epoch + 1))
+        or not 0 <= run.step <= steps
+        or not 0 <= run.seconds < math.inf
+        or run.tally.shape != (3,)
+        or not all(torch.isfinite(tensor).all() for tensor in tensors)
+    ):
+        raise ValueError("what it says of the run cannot be true")

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from ..data import Split
 from ..errors import CheckpointError, CnnzooError
-from ..files import atomic
+from ..files import atomic, check_replaceable
 from ..recipes import completed
 
 CHECKPOINT, PREVIOUS, LOG = "checkpoint.pt", "checkpoint.previous.pt", "metrics.jsonl"
@@ -89,6 +89,16 @@ def refuse_former_run(out: Path) -> None:
     """
     if (out / CHECKPOINT).exists():
         raise CheckpointError(f"{out} holds a run already. Go on with it (--resume), delete it, or choose another --out.")
+
+
+def check_places(out: Path) -> None:
+    """Sees before training that all that a run writes can be written.
+
+    Raises:
+        CnnzooError: There is something that is no file in the place of one.
+    """
+    for name in (*_WRITTEN, PREVIOUS):
+        check_replaceable(out / name)
 
 
 def clear_leftovers(out: Path) -> None:
