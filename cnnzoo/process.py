@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator
 
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended, as shells have it
+TERMINATED = 143  # and of one that SIGTERM ended
 
 
 def _prepare() -> None:
-    if not _is_command():
+    if not _COMMAND:
         return
     for _ in range(3):
         if (number := os.open(os.devnull, os.O_RDWR)) > 2:  # the lowest number that is free
@@ -29,15 +30,17 @@ def _prepare() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside the block Ctrl-C raises `KeyboardInterrupt`, so that what was begun is undone; outside it just ends."""
-    waiting = signal.getsignal(signal.SIGINT) is _stop
-    if waiting:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Inside the block Ctrl-C raises `KeyboardInterrupt` and SIGTERM `SystemExit`, so that what was begun is undone; outside
+    it they just end a command."""
+    answers = {signal.SIGINT: (_stop, signal.default_int_handler), signal.SIGTERM: (signal.SIG_DFL, _terminate)}
+    changed = [n for n, (outside, _) in answers.items() if _COMMAND and signal.getsignal(n) == outside]
+    for number in changed:
+        signal.signal(number, answers[number][1])
     try:
         yield
     finally:
-        if waiting:
-            signal.signal(signal.SIGINT, _stop)
+        for number in changed:
+            signal.signal(number, answers[number][0])
 
 
 def _is_command() -> bool:
@@ -52,4 +55,10 @@ def _stop(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)  # not by an exception: in the middle of an import some libraries make another one of it
 
 
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    raise SystemExit(TERMINATED)
+
+
+_COMMAND = _is_command()  # later "-m" is a path
 _prepare()

@@ -195,6 +195,30 @@ def test_control_c_while_the_package_is_imported_is_one_line_and_130():
     assert (started.returncode, stderr) == (130, "Error: stopped by Ctrl-C.\n")
 
 
+@fault("SIGTERM, in a command", "exit code 143; nothing half-written stays, and a run holds its state")
+def test_sigterm_in_a_command_undoes_what_was_begun(tmp_path):
+    code = """if True:
+        import sys, time
+        sys.argv = ["cnnzoo", "summary", "lenet_tiny"]
+        from cnnzoo import files, registry
+        from cnnzoo.cli import main
+
+        def begin(*args, **kwargs):
+            with files.atomic("file"):
+                print("begun", flush=True)
+                time.sleep(600)
+
+        registry.create_model = begin
+        main(prog_name="cnnzoo")
+    """
+    kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    with subprocess.Popen([sys.executable, "-c", code], **kwargs) as started:
+        assert started.stdout.readline() == "begun\n" and len(os.listdir(tmp_path)) == 1
+        started.terminate()
+        _, stderr = started.communicate(timeout=600)
+    assert (started.returncode, stderr, os.listdir(tmp_path)) == (143, "", [])
+
+
 @fault("Ctrl-C, in a command or while it starts", "one line, exit code 130")
 def test_control_c_in_a_command_is_one_line_and_130(monkeypatch):
     def interrupted(*args, **kwargs):
