@@ -265,8 +265,10 @@ def _about(arch: str) -> str:
 
 
 def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
-    """The zoo's checkpoints of the same kind with the next fewer and the next more parameters, and this one between them."""
-    alike = [r for r in registry.results() if r["tag"] == name.partition(".")[2] and r["checkpoint"] != name]
+    """The zoo's checkpoints of the same kind or the same model with the next fewer and the next more parameters, this one
+    between them."""
+    arch, _, tag = name.partition(".")
+    alike = [r for r in registry.results() if (r["tag"] == tag or r["model"] == arch) and r["checkpoint"] != name]
     if not alike:
         return ""
     fewer = [r for r in alike if r["params"] < metrics["params"]][-each_side:]
