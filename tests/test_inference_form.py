@@ -1,4 +1,4 @@
-"""The fastest form of a model answers as the model does, and leaves it alone."""
+"""The faster form of a model answers as the model does, and leaves it alone."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
