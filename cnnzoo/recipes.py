@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import CnnzooError, unknown
 
+TIMM = "timm:"  # before the name of a model of timm's own
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -16,7 +18,7 @@ class Recipe:
     What follows is also what `cnnzoo train --help` says: `field_texts` reads it here.
 
     Attributes:
-        model: The model's name.
+        model: The model's name: of the zoo, or `timm:NAME` for any model of timm, which starts from random weights.
         dataset: `fashion_mnist`, one of torchvision's (`mnist`, `kmnist`, `emnist`, `cifar10`, ...), `hfds/ORG/NAME` of the
             Hugging Face Hub, or `folder` for a folder of pictures per class.
         in_chans: Channels to make of the images, 1 or 3; 0 for their own.
@@ -248,7 +250,7 @@ def _start_size(model: str) -> int:
 def _cfg(model: str) -> Any:
     from timm.models import get_pretrained_cfg
 
-    return get_pretrained_cfg(model)
+    return get_pretrained_cfg(model.removeprefix(TIMM))
 
 
 def textbook(model: str) -> Recipe:

@@ -10,10 +10,11 @@ import timm
 from torch import nn
 
 from . import checkpoints, configs, models, summary
-from .datasets import FASHION_MNIST, get_dataset_info
+from .datasets import FASHION_MNIST, DatasetInfo, get_dataset_info
 from .errors import CheckpointError, CnnzooError, unknown
 from .files import read_bytes
-from .resolve import Run, Source, read_run, resolve
+from .recipes import TIMM
+from .resolve import Run, Source, name_of, read_run, resolve
 
 PHOTO_TAG = f"photo_{FASHION_MNIST.name}"  # of weights that were trained on images spoiled as photos spoil them
 
@@ -47,7 +48,7 @@ def list_models(
     names = checkpoints.names() if pretrained else sorted(models.entrypoints())
     # A pattern without a tag means the checkpoints of a model by all their tags.
     found = [name for name in names if any(fnmatch.fnmatch(n, p) for n in (name, name.split(".")[0]) for p in patterns)]
-    return [name for name in found if not wanted or wanted <= set(_supports(create_model(name, device="meta")))]
+    return [name for name in found if not wanted or wanted <= set(_supports(create_model(name, device="meta")) or ())]
 
 
 def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
@@ -61,7 +62,8 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
     Args:
         name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"`,
             `"local-dir:folder"`, or simply the path of a run folder or a checkpoint folder (see `resolve`). Weights never
-            come from a pickle. A run's model has the classes, channels, image size and labels of its data.
+            come from a pickle. A run's model has the classes, channels, image size and labels of its data. `"timm:name"` is
+            a model of timm's own without weights, for images as Fashion-MNIST's unless told otherwise.
         pretrained: Load its weights, without the network where the installation carries them.
         kwargs: For the model (`num_classes`, `in_chans`, `drop_path_rate`, ...) and for timm (`features_only`,
             `out_indices`, `cache_dir`, ...).
@@ -76,6 +78,8 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
     source = resolve(name)
     if source.kind == "run":
         return _from_run(read_run(source.name), pretrained, **kwargs)
+    if source.kind == "timm":
+        return _from_timm(source.name, pretrained, **kwargs)
     if source.kind != "name":
         return _from_elsewhere(source, pretrained, **kwargs)
     return timm.create_model(source.name, pretrained=pretrained, **kwargs)
@@ -95,9 +99,40 @@ def photo_weights(name: str | os.PathLike) -> str | None:
     return special if measured[0] > measured[1] else None
 
 
+def _from_timm(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """A model of timm's own with random weights."""
+    if pretrained:
+        raise CheckpointError(
+            f"pretrained=True was given for {TIMM}{name}, which starts from random weights here. Train it (cnnzoo train "
+            f"{TIMM}{name} --out DIR) and name the run folder; for timm's own weights use timm.create_model({name!r})."
+        )
+    cfg, own = _overlay(FASHION_MNIST, None), timm.models.get_pretrained_cfg(name)
+    if own is not None and own.fixed_input_size:
+        cfg["input_size"] = own.input_size
+    kwargs = dict(in_chans=FASHION_MNIST.image_size[0], num_classes=len(FASHION_MNIST.labels)) | kwargs
+    plain = dict(tag="", label_names=None, **_PLAIN)
+    kwargs["pretrained_cfg_overlay"] = {**cfg, **plain, **(kwargs.get("pretrained_cfg_overlay") or {})}
+    model = timm.create_model(name, **kwargs)
+    models.describe_input(model)
+    return model
+
+
+# What timm's own models have otherwise: how they scale large images, and how some files of weights are read.
+_PLAIN: dict[str, Any] = dict(interpolation="bilinear", crop_pct=1.0, custom_load=False)
+
+
+def _overlay(info: DatasetInfo, weights: Path | None) -> dict[str, Any]:
+    """What timm's pretrained cfg says of a model for some data: its images and classes, and where its weights are."""
+    return dict(
+        file=None if weights is None else str(weights), hf_hub_id=None, hf_hub_filename=None, tag=info.name,
+        input_size=info.image_size, num_classes=len(info.labels), mean=info.mean, std=info.std, label_names=info.labels,
+    )  # fmt: skip
+
+
 def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
     """The model of a finished run, with all that the run knows of its data."""
     info, classes = run.info, len(run.info.labels)
+    name, theirs = run.arch.removeprefix(TIMM), run.arch.startswith(TIMM)
     if pretrained:
         if (found := checkpoints.sha256(run.weights)) != run.metrics["sha256"]:
             raise CheckpointError(
@@ -105,17 +140,18 @@ def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
                 "again, or copy the folder again."
             )
         # The gate: exactly this model's tensors. timm would take others as far as they fit, and adapts to other kwargs.
-        own = timm.create_model(run.arch, in_chans=info.image_size[0], num_classes=classes, device="meta")
+        own = timm.create_model(name, in_chans=info.image_size[0], num_classes=classes, device="meta")
         checkpoints.read_weights(run.weights, own)
-    overlay = dict(
-        file=str(run.weights) if pretrained else None, hf_hub_id=None, hf_hub_filename=None, tag=info.name,
-        input_size=info.image_size, num_classes=classes, mean=info.mean, std=info.std, label_names=info.labels,
-    )  # fmt: skip
+    overlay = _overlay(info, run.weights if pretrained else None) | (_PLAIN if theirs else {})
     kwargs["pretrained_cfg_overlay"] = {**overlay, **(kwargs.get("pretrained_cfg_overlay") or {})}
     kwargs = dict(in_chans=info.image_size[0], num_classes=classes) | kwargs
-    model = timm.create_model(run.arch, pretrained=pretrained, **kwargs)
+    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    if theirs:
+        models.describe_input(model)  # the zoo's do that themselves
     if pretrained and getattr(model, "num_classes", None) == classes:
         model.temperature = run.temperature
+        if theirs:
+            model.labels = info.labels
     return model
 
 
@@ -165,8 +201,8 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
     """
     source = resolve(name)
     model = create_model(name, device="meta")
-    cfg = model.pretrained_cfg
-    arch, labels = cfg["architecture"], cfg.get("label_names")
+    cfg, arch = model.pretrained_cfg, name_of(model)
+    labels = cfg.get("label_names")
     size = summary.count(model, cfg["input_size"])
     if source.kind == "name":
         measured = {tag: checkpoints.metrics(f"{arch}.{tag}") for tag in checkpoints.pretrained_cfgs(arch)}
@@ -180,7 +216,7 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
         input_size=list(cfg["input_size"]),
         num_classes=cfg["num_classes"],
         labels=None if labels is None else list(labels),
-        features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in model.feature_info],
+        features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in getattr(model, "feature_info", ())],
         checkpoints={tag: _accuracy(found) for tag, found in measured.items()},
         supports=_supports(model),
     )
@@ -200,7 +236,10 @@ def _measured(folder: Path | None, tag: str) -> dict[str, dict[str, Any]]:
     return {tag: found} if "top1" in found and found.get("split", "test") == "test" else {}
 
 
-def _supports(model: nn.Module) -> list[str]:
+def _supports(model: nn.Module) -> list[str] | None:
+    """Of `CAPABILITIES`; None for a model of timm's own, of which nothing was tried."""
+    if not isinstance(model, models.ConvNet):
+        return None
     lacks = set() if model.residual else {"drop_path_rate"}
     lacks.add("dynamic_size" if model.pretrained_cfg.get("fixed_input_size") else "img_size")
     return sorted(set(CAPABILITIES) - lacks)

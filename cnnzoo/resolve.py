@@ -1,7 +1,7 @@
 """What people type for a model, and what it means: the one place that reads it.
 
 A MODEL is a name of the zoo with or without tag, `hf-hub:ORG/NAME`, `local-dir:FOLDER`, or simply the path of a run folder
-or of a checkpoint folder.
+or of a checkpoint folder. `timm:NAME` is a model of timm's own, untrained.
 """
 
 import os
@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models import is_model, split_model_name_tag
+from torch import nn
 
 from . import checkpoints, models
 from .datasets import DATASETS, DatasetInfo, facts
 from .errors import CheckpointError, CnnzooError, UnknownNameError, from_system, unknown
 from .metrics import check_metrics
+from .recipes import TIMM
 
-_ALLOWED = "a name, hf-hub:ORG/NAME, local-dir:FOLDER, or the path of a run folder or a checkpoint folder"
+_ALLOWED = "a name, timm:NAME, hf-hub:ORG/NAME, local-dir:FOLDER, or the path of a run folder or a checkpoint folder"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Source:
     """Where a model comes from.
 
     Attributes:
-        kind: `"name"` (of the zoo), `"hub"` (a repository), `"folder"` (of a checkpoint) or `"run"` (a run folder).
+        kind: `"name"` (of the zoo), `"timm"` (of timm's own), `"hub"` (a repository), `"folder"` (of a checkpoint) or
+            `"run"` (a run folder).
         name: The model's name, with a tag where one was given; of a repository `ORG/NAME`, of a folder its path.
     """
 
@@ -35,7 +39,7 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """The run's or the checkpoint's folder. A name without tag means the model's usual checkpoint; it may have none."""
-        if self.kind == "hub":
+        if self.kind in ("hub", "timm"):
             return None
         if self.kind != "name":
             return Path(self.name)
@@ -50,7 +54,7 @@ class Run:
 
     Attributes:
         folder: It.
-        arch: The model's name, without tag.
+        arch: The model's name, without tag; `timm:NAME` for one of timm's own.
         recipe, metrics: What recipe.json and metrics.json hold.
         info: The data, with `image_size` as the model got its images.
         temperature: What logits are divided by; 1 where the run measured on no holdout.
@@ -102,6 +106,8 @@ def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
     if is_folder:
         return _of_folder(model)
     source, colon, place = model.partition(":")
+    if model.startswith(TIMM):
+        return Source("timm", _of_timm(place))
     if colon:
         if source not in ("hf-hub", "local-dir") or not place:
             raise UnknownNameError(f"Unknown model {model!r}. Allowed is {_ALLOWED}. Write hf-hub:ORG/NAME, say.")
@@ -147,8 +153,36 @@ def _unknown(model: str, arch: str, tag: str) -> UnknownNameError:
     if not arch or any(c in model for c in "/\\~"):
         repository = f" For a repository of the Hub write hf-hub:{model}." if model.count("/") == 1 and arch else ""
         return UnknownNameError(f"Unknown model {model!r}: there is no such folder. Allowed is {_ALLOWED}.{repository}")
-    hint = "timm has it: use timm.create_model." if is_model(arch) else "cnnzoo.list_models() lists them."
+    hint = f"timm has it: write {TIMM}{arch}." if is_model(arch) else "cnnzoo.list_models() lists them."
     return unknown("model", arch, models.entrypoints(), hint=hint)
+
+
+# -- models of timm's own ------------------------------------------------------------------------------------------------
+
+
+def _of_timm(given: str) -> str:
+    """The name of a model of timm's own.
+
+    Raises:
+        UnknownNameError: There is none, or the zoo has it, or a tag says which weights are meant.
+    """
+    arch, tag = split_model_name_tag(given)
+    if arch in models.entrypoints():
+        raise UnknownNameError(f"{TIMM}{given} was given, and {arch} is a model of the zoo, not timm's own. Write {arch}.")
+    if not is_model(arch):
+        own = set(timm.list_models()) - set(models.entrypoints())
+        raise unknown("model of timm", given, own, hint="timm.list_models() lists them.")
+    if tag:
+        raise UnknownNameError(
+            f"{TIMM}{given} was given; {tag} names weights, and timm's models have random ones here. Write {TIMM}{arch}."
+        )
+    return arch
+
+
+def name_of(model: nn.Module) -> str:
+    """What a model of the zoo or of timm is called, as `resolve` takes it, without tag."""
+    arch = model.pretrained_cfg["architecture"]
+    return arch if arch in models.entrypoints() else f"{TIMM}{arch}"
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------------
@@ -160,7 +194,7 @@ def read_run(folder: str | os.PathLike) -> Run:
     Raises:
         CheckpointError: The run is not finished, or was made by a version that did not note what its data were.
         DataError: What it notes of them is not whole.
-        UnknownNameError: Its model is none of the zoo's.
+        UnknownNameError: Its model is neither the zoo's nor timm's.
     """
     folder = Path(folder)
     recipe = checkpoints.read_json(folder / "recipe.json")
@@ -173,7 +207,9 @@ def read_run(folder: str | os.PathLike) -> Run:
     if "data" not in metrics and recipe["dataset"] not in DATASETS:
         raise CheckpointError(f"{folder} does not say what its data were: it was made by an older version. Train it again.")
     arch = split_model_name_tag(str(metrics.get("model", recipe["model"])))[0]
-    if arch not in models.entrypoints():
+    if arch.startswith(TIMM):
+        _of_timm(arch.removeprefix(TIMM))
+    elif arch not in models.entrypoints():
         raise unknown(f"model of the run {folder}:", arch, models.entrypoints())
     return Run(folder, arch, recipe, metrics, facts(metrics, recipe))
 

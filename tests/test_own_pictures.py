@@ -203,9 +203,10 @@ def test_a_run_can_be_exported_and_trained_further_and_teach(mine, tmp_path):
     assert torch.equal(again.get_classifier().weight, model.get_classifier().weight)
     run("train", "lenet_tiny", "--teacher", mine, "--out", tmp_path / "taught", *args)
     assert checkpoints.read_json(tmp_path / "taught" / "metrics.json")["teachers"] == ["lenet_tiny"]
-    assert "been trained on the holdout" in run(
-        "train", "lenet_tiny", "--teacher", mine, "--holdout", "--out", tmp_path / "not", *args, code=1
-    ).output
+    assert (
+        "been trained on the holdout"
+        in run("train", "lenet_tiny", "--teacher", mine, "--holdout", "--out", tmp_path / "not", *args, code=1).output
+    )
     draw(tmp_path / "others", 12, eel=(1, 2, 3), fox=(200, 200, 200))
     args = ("train", "lenet_tiny", "--teacher", mine, "--data-dir", tmp_path / "others", "--out", tmp_path / "not", *FAST)
     assert "(cat, dog, ...)" in run(*args, code=1).output

@@ -118,7 +118,7 @@ def test_an_unknown_model_suggests_the_nearest(typed, meant):
 
 
 def test_a_model_that_only_timm_has_says_so():
-    with pytest.raises(UnknownNameError, match="resnet18.*timm has it: use timm.create_model"):
+    with pytest.raises(UnknownNameError, match="resnet18.*timm has it: write timm:resnet18"):
         cnnzoo.create_model("resnet18")
 
 

@@ -139,7 +139,7 @@ def info(model: str, as_json: bool) -> None:
         ("classes", f"{facts['num_classes']}{names}"),
         ("features", levels),
         ("pretrained", trained or "no"),
-        ("supports", ", ".join(facts["supports"])),
+        ("supports", "not tried" if facts["supports"] is None else ", ".join(facts["supports"])),
     ]
     for key, value in shown:
         click.echo(f"{key:<11} {value}")

@@ -12,6 +12,7 @@ import torch
 
 from ..data import Split
 from ..recipes import RECIPES, Recipe, get_recipe, override
+from ..resolve import name_of
 from ._common import Stopped, data_dir_option, download_option, json_option, may_download
 
 
@@ -86,6 +87,9 @@ def _understood(split: Split, judge: Split, side: int, holdout: bool, divided: b
 def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data_dir, download, **fields) -> None:
     """Train MODEL by a recipe and measure it once.
 
+    MODEL is a name of the zoo, a folder or repository that has one, or timm:NAME: any model of timm's own, from random
+    weights, with the channels and classes of the data.
+
     A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
     """
     from .. import data, registry, train
@@ -97,7 +101,7 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
         divided = resolved["dataset"] == "folder" and not data.has_test_folder(data_dir)
         _show_start(resolved, split, judge, divided)
 
-    arch = registry.create_model(model, device="meta").pretrained_cfg["architecture"]  # MODEL may be a folder, say
+    arch = name_of(registry.create_model(model, device="meta"))  # MODEL may be a folder, say
     chosen = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
     try:
         metrics = train.train(

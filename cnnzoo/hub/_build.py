@@ -20,7 +20,7 @@ from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, write_json
 from ..metrics import check_metrics
-from ..recipes import completed
+from ..recipes import TIMM, completed
 from ..resolve import Run, read_run, resolve
 from ..version import __version__
 from ._card import CUSTOM, card, full_name, widened
@@ -329,6 +329,11 @@ def _read_run(given: Path, split: str) -> Run:
     if source.kind != "run":
         raise CheckpointError(f"{given} is a checkpoint folder, needed is a run folder. Name one that cnnzoo train made.")
     run = read_run(source.name)
+    if run.arch.startswith(TIMM):
+        raise CheckpointError(
+            f"{given} is a run of {run.arch}; checkpoint folders are of models of the zoo. Use the run folder itself, which "
+            "cnnzoo predict, eval, export and app take."
+        )
     if run.metrics["split"] != split:
         raise CheckpointError(
             f"{given} measured the {run.metrics['split']} split, a run on {split} is needed. Train it "

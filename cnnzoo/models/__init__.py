@@ -18,3 +18,4 @@ from . import (
 )
 from ._convnet import ConvNet as ConvNet
 from ._entrypoints import entrypoints as entrypoints
+from ._input import describe_input as describe_input

@@ -18,6 +18,7 @@ from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
 from ..recipes import Recipe
+from ..resolve import name_of
 from ._parts import check_batch, load_teachers, read_size
 from ._saving import fingerprint
 
@@ -105,7 +106,7 @@ def ask(
     answers = torch.cat(told).unflatten(0, (epochs, -1))
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
-        teachers=[teacher.pretrained_cfg["architecture"] for teacher in teachers],
+        teachers=[name_of(teacher) for teacher in teachers],
     )  # fmt: skip
     out = Path(out)
     try:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import checkpoints, data, datasets, evaluate, summary
 from ..files import atomic, write_json
+from ..resolve import name_of
 from ._run import Run, diverged
 from ._saving import draw_curves, environment
 
@@ -55,7 +56,7 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
     size = summary.count(model, image_size)
     metrics = dict(
-        model=run.model.pretrained_cfg["architecture"],
+        model=name_of(run.model),
         dataset=run.recipe.dataset,
         split="holdout" if run.holdout else "test",
         top1=measured.top1,
@@ -75,7 +76,7 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
         sha256=checkpoints.sha256(weights),
     )
     if run.loss.teachers:
-        metrics["teachers"] = [teacher.pretrained_cfg["architecture"] for teacher in run.loss.teachers]
+        metrics["teachers"] = [name_of(teacher) for teacher in run.loss.teachers]
     if run.answers:
         metrics["teachers"] = run.answers.teachers
     if run.holdout:

@@ -106,7 +106,7 @@ def train(
 
 def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split, judge: data.Split) -> Run:
     torch.manual_seed(recipe.seed)
-    model = make_model(recipe, split).to(accelerator.device, memory_format=torch.channels_last)
+    model = make_model(recipe, split, accelerator.num_processes).to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for accelerators only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
@@ -167,7 +167,7 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     run.model.train()
     if recipe.freeze:
         run.model.eval()  # statistics stay as they are
-        run.model.head.train()
+        getattr(run.model, "head", run.model.get_classifier()).train()
     unchecked: list[Tensor] = []
     for step, (images, labels) in enumerate(batches, start=run.step):
         update = run.epoch * run.updates_per_epoch + step

@@ -1,16 +1,18 @@
 """What a run is made of: processes, model, loss, teachers, and checks before it starts."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import data, registry
+from .. import data, models, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
@@ -63,22 +65,29 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
         )
 
 
-def make_model(recipe: Recipe, split: data.Split) -> nn.Module:
+def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Module:
     """The model with the data set's channels and classes, started and frozen as the recipe says.
 
     Raises:
-        CnnzooError: The model cannot take the data set's images.
+        CnnzooError: The model cannot take the data set's images, or what the recipe asks of it.
     """
     info = split.info
-    model = registry.create_model(
-        recipe.model,
-        pretrained=recipe.pretrained,
-        in_chans=info.image_size[0],
-        num_classes=len(info.labels),
-        drop_rate=recipe.drop_rate,
-        drop_path_rate=recipe.drop_path_rate or None,
-    )
-    _check_sizes(recipe, model, info)
+    try:
+        model = registry.create_model(
+            recipe.model,
+            pretrained=recipe.pretrained,
+            in_chans=info.image_size[0],
+            num_classes=len(info.labels),
+            drop_rate=recipe.drop_rate,
+            drop_path_rate=recipe.drop_path_rate or None,
+        )
+    except TypeError as e:  # a model of timm's own need not have them
+        drops = f"drop_rate={recipe.drop_rate} and drop_path_rate={recipe.drop_path_rate}"
+        raise CnnzooError(f"{recipe.model} cannot be built with {drops} ({e}). Leave out what it does not have.") from e
+    if isinstance(model, models.ConvNet):
+        _check_sizes(recipe, model, info)
+    else:
+        _try_sizes(recipe, model, info, recipe.batch_size // (processes * recipe.accumulate))
     if recipe.dirac:
         identities(model)
     if recipe.whiten:
@@ -99,6 +108,26 @@ def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
                 f"{recipe.model} would get images of {height}x{width} pixels, and takes {least[0]}x{least[1]} "
                 f"{'only' if model.fixed_size else 'or more'}. {advice}."
             )
+
+
+def _try_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo, count: int) -> None:
+    """The same for a model of timm's own, which does not say what it takes: it is given such images, as in training."""
+    own, theirs = info.image_size[1:], get_pretrained_cfg(model.pretrained_cfg["architecture"])
+    larger = f"Use image_size={theirs.input_size[1] if theirs else 224}" + ", or a larger batch_size" * (count == 1)
+    wanted = {larger: recipe.full_size(own), "Use start_size=0": recipe.size_at(0, own)}
+    for advice, (height, width) in wanted.items():
+        images = torch.zeros(min(count, 2), info.image_size[0], height, width)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                answers = copy.deepcopy(model).train()(images)  # a copy, since batch norms keep what they see
+            if not isinstance(answers, Tensor) or answers.shape != (len(images), len(info.labels)):
+                raise ValueError("it gives no logits")
+        except Exception as e:  # models raise whatever they like
+            reason = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip(".")
+            raise CnnzooError(
+                f"{recipe.model} cannot be trained on {height}x{width} pixels, {len(images)} image"
+                f"{'s' if len(images) > 1 else ''} at a time ({reason}). {advice}."
+            ) from e
 
 
 def whiten(model: nn.Module, split: data.Split) -> None:
