@@ -199,7 +199,9 @@ def read_run(folder: str | os.PathLike) -> Run:
     folder = Path(folder)
     recipe = checkpoints.read_json(folder / "recipe.json")
     if not (folder / "metrics.json").is_file() or not (folder / checkpoints.WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} is not a finished run: it has no weights yet. Go on with it: {_resume(folder)}")
+        raise CheckpointError(
+            f"{folder} is not a finished run: it has no weights yet. To continue it, type: {resume_command(folder)}"
+        )
     metrics = checkpoints.read_json(folder / "metrics.json")
     if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
         raise CheckpointError(f"{folder} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
@@ -214,7 +216,7 @@ def read_run(folder: str | os.PathLike) -> Run:
     return Run(folder, arch, recipe, metrics, facts(metrics, recipe))
 
 
-def _resume(folder: Path) -> str:
+def resume_command(folder: Path) -> str:
     """The command that goes on with a run: the one that it was begun with, where that is known."""
     try:
         command = str(checkpoints.read_json(folder / "environment.json").get("command"))

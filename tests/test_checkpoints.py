@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from helpers import each
 from huggingface_hub.utils import close_session
 from loopback_http import ALWAYS
 
 import cnnzoo
 from cnnzoo import checkpoints, registry, robustness
+from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError
 
 NAMES = checkpoints.names()
@@ -268,6 +270,15 @@ def test_features_only_loads_the_weights():
 
 def test_all_bundled_weights_stay_within_forty_megabytes():
     assert sum((checkpoints.folder(n) / checkpoints.WEIGHTS).stat().st_size for n in NAMES) < 40e6
+
+
+def test_the_listing_says_which_checkpoints_are_on_the_hub_only(copied):
+    names = ["lenet_tiny.fashion_mnist", "vgg_tiny.fashion_mnist"]
+    assert "Hub only" not in CliRunner().invoke(main, ["list", "--pretrained", "*_tiny"]).output
+    (copied / names[0] / checkpoints.WEIGHTS).unlink()
+    listing = CliRunner().invoke(main, ["list", "--pretrained", "*_tiny"]).output
+    assert listing.splitlines()[-1].startswith("On the Hub only") and listing.splitlines()[-1].endswith(names[0])
+    assert {r["checkpoint"]: r["bundled"] for r in cnnzoo.results(names)} == {names[0]: False, names[1]: True}
 
 
 def test_a_new_folder_is_a_new_checkpoint_without_any_edit(tmp_path):

@@ -117,7 +117,8 @@ def test_an_unfinished_run_names_resume_wherever_it_is_given(mine, tmp_path):
     command = "cnnzoo train lenet_tiny --out run"
     (tmp_path / "run" / "environment.json").write_text(json.dumps(dict(command=command)))
     for args in (("build", tmp_path / "run"), ("info", tmp_path / "run"), ("push", tmp_path / "run", "a/b")):
-        assert f"not a finished run: it has no weights yet. Go on with it: {command} --resume" in run(*args, code=1).output
+        said = f"not a finished run: it has no weights yet. To continue it, type: {command} --resume"
+        assert said in run(*args, code=1).output
     (tmp_path / "run" / "environment.json").unlink()
     assert f"--out {tmp_path / 'run'} --resume" in run("build", tmp_path / "run", code=1).output
 

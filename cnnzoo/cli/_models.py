@@ -115,6 +115,8 @@ def _list_results(rows: list[dict], as_json: bool) -> None:
         "img/s",
     )
     table(header, cells)
+    if elsewhere := [r["checkpoint"] for r in rows if not r["bundled"]]:
+        click.echo(f"\nOn the Hub only, loaded from there when they are first used: {', '.join(elsewhere)}")
 
 
 @click.command()

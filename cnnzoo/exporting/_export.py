@@ -1,5 +1,6 @@
 """Writing a model to a file."""
 
+import os
 import tempfile
 import threading
 from pathlib import Path
@@ -25,7 +26,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @system_errors()
 def export(
-    model: nn.Module | str,
+    model: nn.Module | str | os.PathLike,
     path: str | Path,
     format: str | None = None,
     *,
@@ -39,7 +40,7 @@ def export(
     """Writes a model to a file that takes batches of 1 to 4096, of any size where the model does.
 
     Args:
-        model: A model, or the name of a pretrained one.
+        model: A model, or the name of a pretrained one, or a folder; see `registry.create_model`.
         path: The file; `.pt2` for `torch_export` and `aoti`, `.onnx` for `onnx`.
         format: `"torch_export"`, `"aoti"` (native code for this kind of machine; needs a C++ compiler), or `"onnx"`. By the
             ending of `path` if None: `torch_export` for `.pt2`, `onnx` for `.onnx`.
@@ -64,7 +65,7 @@ def export(
     path = Path(path)
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
-    network = registry.create_model(model, pretrained=True) if isinstance(model, str) else model
+    network = registry.create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model
     _check_model(network)
     with _ONE_AT_A_TIME, atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
         pipeline = make_pipeline(network, DTYPES[dtype], preprocess).to(device)

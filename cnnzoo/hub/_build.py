@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from .. import checkpoints, inference, registry, summary
+from .. import checkpoints, inference, registry, storage, summary
 from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, write_json
 from ..metrics import check_metrics
 from ..recipes import TIMM, completed
-from ..resolve import Run, read_run, resolve
+from ..resolve import Run, read_run, resolve, resume_command
 from ..version import __version__
 from ._card import CUSTOM, card, full_name, widened
 from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
@@ -94,6 +93,8 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
         metrics["tag"] = f"{variant}_{source.info.name}"
     folder = out / full_name(metrics, source.info)
     model = registry.create_model(source.folder, pretrained=True)
+    for run in found if holdout is None else (*found, holdout):
+        _check_stored(run, model)
     with replacing(folder) as made:
         with atomic(made / checkpoints.WEIGHTS) as temporary:
             shutil.copyfile(source.weights, temporary)
@@ -111,8 +112,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
             "features_only or wrapped, and with one class at least. Pass the model itself."
         )
     inference.runnable(model)
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    if bad := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
+    if bad := [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
         raise CheckpointError(f"{bad[0]} of the model has numbers that are not finite. Train again, from good weights.")
     names = tuple(inference.class_labels(model) if labels is None else labels)
     if len(names) != model.num_classes or not all(isinstance(n, str) for n in names):
@@ -123,8 +123,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     temperature = getattr(model, "temperature", 1.0)
     folder = out / f"{arch}.{CUSTOM}"
     with replacing(folder) as made:
-        with atomic(made / checkpoints.WEIGHTS) as temporary:
-            save_file(state, temporary, metadata=dict(format="pt"))
+        storage.save_weights(model, made / checkpoints.WEIGHTS)
         # Read as a stranger's is: what does not survive that is refused here, and not when somebody pulls it.
         write_json(made / CONFIG, _described(model, dict(label_names=list(names)), temperature))
         parsed = read_config((made / CONFIG).read_bytes(), f"What describes the {arch}")
@@ -172,8 +171,7 @@ def _twin(folder: Path, out: str | Path) -> Path:
     if made.resolve() == folder.resolve():
         raise CheckpointError(f"{out} was given for the twin, where {folder} itself is. Name another folder, such as rgb.")
     with replacing(made) as scratch:
-        with atomic(scratch / checkpoints.WEIGHTS) as temporary:
-            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary, metadata=dict(format="pt"))
+        storage.save_weights(model, scratch / checkpoints.WEIGHTS)
         size = summary.count(model, (3, *info.image_size[1:]))
         digest = checkpoints.sha256(scratch / checkpoints.WEIGHTS)
         if (folder / PICTURE).is_file():  # copied, so that it takes no matplotlib, whose versions draw differently
@@ -340,6 +338,19 @@ def _read_run(given: Path, split: str) -> Run:
             f"{'with' if split == 'holdout' else 'without'} --holdout."
         )
     return run
+
+
+def _check_stored(run: Run, model: nn.Module) -> None:
+    """Sees that the numbers of a run are those of weights as they are stored; runs of older versions measured others.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    if not storage.is_stored(checkpoints.read_weights(run.weights, model), model):
+        raise CheckpointError(
+            f"{run.folder} has weights in full precision. Models of more than {storage.LARGE:,} parameters are stored in "
+            f"half precision and measured as stored. Store and measure them again: {resume_command(run.folder)}"
+        )
 
 
 def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:

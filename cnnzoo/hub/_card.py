@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .. import checkpoints, models, registry
+from .. import checkpoints, models, registry, storage
 from ..datasets import DATASETS, HUB_IDS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
 from ..robustness import as_markdown
@@ -116,7 +116,11 @@ _ACCURACY = """| measured on the test set | |
 {choices}
 
 {robust}{photos}{picture}\
-Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}."""
+Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}.{halved}"""
+
+_HALVED = """
+The weights are stored in half precision (float16), and all of these numbers were measured with them as they are stored. After
+loading, the model is in fp32."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
 
@@ -299,6 +303,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
         photos=_PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
+        halved=_HALVED if m["params"] > storage.LARGE else "",
         picture=f"![Confusion matrix: the answers for each true class, in percent]({PICTURE})\n\n"
         if "confusion" in m
         else "",

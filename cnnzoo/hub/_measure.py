@@ -1,5 +1,6 @@
 """What is measured on a checkpoint folder after the run: confusions, calibration and robustness, on the test set."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import checkpoints, data, evaluate, photos as photographs, registry, robustness
+from .. import checkpoints, data, evaluate, photos as photographs, registry, robustness, storage
 from ..datasets import facts
 from ..errors import CheckpointError, system_errors
 from ..files import write_json
@@ -28,6 +29,9 @@ def measure(
     Measured are `confusion`, how often each class is taken for each, `ece_calibrated`, the calibration error at the stored
     temperature, and `robustness`, the accuracy on spoiled images (see `robustness.accuracies`).
 
+    A folder of an older version may have weights in full precision which are stored in half precision today (see `storage`).
+    They are stored so, and everything is measured anew.
+
     Args:
         model: A checkpoint folder as `hub.build` makes it from runs, the name of one of the zoo's, or a run folder, in whose
             metrics.json it is noted.
@@ -36,7 +40,7 @@ def measure(
         photos: A folder of photos per class, on which `photos`, the accuracy and their number, is measured anew.
 
     Returns:
-        What was added; nothing if nothing was lacking.
+        What was added or measured anew; nothing if nothing was lacking.
 
     Raises:
         CheckpointError: The weights are not the folder's, or do not give its accuracy, or it has none.
@@ -57,18 +61,17 @@ def _measure(
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
         raise CheckpointError(f"{folder} has no measured numbers; those of runs do. Build it from a run: cnnzoo build.")
-    lacking = {"confusion"} - set(metrics)
-    if "ece_calibrated" not in metrics and "temperature" in metrics:
-        lacking.add("ece_calibrated")
-    if set(metrics.get("robustness", ())) != set(robustness.names()):
-        lacking.add("robustness")
-    if photos is not None:
-        lacking.add("photos")
+    checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
+    model = registry.create_model(f"local-dir:{folder}", pretrained=True)
+    anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
+    lacking = _lacking(metrics, anew, photos)
     if not lacking:
         return {}
-    checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
+    if anew:
+        _check_alone(folder, metrics, photos)
+        storage.round_as_stored(model)
     info = facts(metrics, recipe)
-    model = registry.create_model(f"local-dir:{folder}", pretrained=True).to(device)
+    model.to(device)
     size = data.reading_size(recipe["dataset"], info.image_size)
     split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
     logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
@@ -80,10 +83,46 @@ def _measure(
                 "measured on (--data-dir), or build the folder again."
             )
     added = _added(lacking, metrics, measured, model, split, logits, photos)
+    if anew:
+        added |= _replaced(metrics, measured, model, split, logits, info.image_size[1:])
     with replacing(folder) as made:
-        shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
+        if anew:
+            storage.save_weights(model, made / checkpoints.WEIGHTS)
+            added["sha256"] = checkpoints.sha256(made / checkpoints.WEIGHTS)
+        else:
+            shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
         write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
     return added
+
+
+def _lacking(metrics: dict[str, Any], anew: bool, photos: str | Path | None) -> set[str]:
+    """The names of what is to be measured."""
+    lacking = {"confusion"} if anew or "confusion" not in metrics else set()
+    if "temperature" in metrics and (anew or "ece_calibrated" not in metrics):
+        lacking.add("ece_calibrated")
+    if anew or set(metrics.get("robustness", ())) != set(robustness.names()):
+        lacking.add("robustness")
+    if photos is not None:
+        lacking.add("photos")
+    return lacking
+
+
+def _check_alone(folder: Path, metrics: dict[str, Any], photos: str | Path | None) -> None:
+    """Sees that all numbers of a folder can be measured anew from its weights.
+
+    Raises:
+        CheckpointError: They cannot.
+    """
+    if len(metrics.get("seeds", ())) > 1:
+        raise CheckpointError(
+            f"{folder} has weights in full precision, so all its numbers must be measured again, and one of them is a mean "
+            "over several runs. Build the folder again from these runs: cnnzoo build."
+        )
+    if "photos" in metrics and photos is None:
+        raise CheckpointError(
+            f"{folder} has weights in full precision, so all its numbers must be measured again, and one of them is the "
+            "accuracy on photos. Give the folder of photos too: --photos DIR."
+        )
 
 
 def _added(
@@ -103,9 +142,26 @@ def _added(
     return added
 
 
+def _replaced(
+    metrics: dict[str, Any], measured: evaluate.Metrics, model: nn.Module, split: data.Split, logits: Tensor,
+    image_size: tuple[int, int],
+) -> dict[str, Any]:  # fmt: skip
+    """What a run measures, of other weights than the run's."""
+    flipped = dataclasses.replace(split, images=split.images.flip(3))
+    averaged = evaluate.averaged(logits, evaluate.predict_logits(model, flipped, image_size=image_size))
+    found = dict(
+        top1=measured.top1,
+        top1_tta=evaluate.measure(averaged, split.labels).top1,
+        loss=measured.loss,
+        ece=measured.ece,
+        per_class=measured.per_class,
+    )
+    return found | (dict(top1_mean=measured.top1) if "top1_mean" in metrics else {})
+
+
 def _after(key: str, metrics: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
-    """The metrics with more of them, put behind one of their keys."""
-    keys = list(metrics)
-    place = keys.index(key) + 1
-    order = [k for k in keys[:place] if k not in added] + [*added] + [k for k in keys[place:] if k not in added]
+    """The metrics with more of them: those that are new come behind one of the keys, the others in their old places."""
+    order = []
+    for name in metrics:
+        order += [name, *(k for k in added if k not in metrics)] if name == key else [name]
     return {k: added.get(k, metrics.get(k)) for k in order}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .. import checkpoints
+from .. import checkpoints, storage
 from ..configs import load_model, read_config
 from ..datasets import facts
 from ..errors import CheckpointError, CnnzooError, system_errors
@@ -66,6 +66,11 @@ def _verify(folder: Path) -> dict:
     checkpoints.verify(weights, metrics["sha256"])
     parsed = read_config(read_bytes(folder / CONFIG), str(folder / CONFIG))
     model = load_model(parsed, read_bytes(weights), str(weights))
+    if not storage.is_stored(checkpoints.read_weights(weights, model), model):
+        raise CheckpointError(
+            f"{weights} is in full precision. Models of more than {storage.LARGE:,} parameters are stored in half precision "
+            f"and measured as stored. Store and measure it again: cnnzoo measure {folder}"
+        )
     _check_generated(folder, metrics, recipe, model)
     size = (8, *parsed.cfg["input_size"])
     with torch.inference_mode():

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .. import checkpoints, data, datasets, evaluate, summary
-from ..files import atomic, write_json
+from .. import checkpoints, data, datasets, evaluate, storage, summary
+from ..files import write_json
 from ..resolve import name_of
 from ._run import Run, diverged
 from ._saving import draw_curves, environment
@@ -43,15 +42,14 @@ def _gathered_logits(run: Run, model: nn.Module, judge: data.Split) -> Tensor:
 
 def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     """Reads the judging split once, and writes the weights and what was measured."""
+    storage.round_as_stored(run.best_weights)  # so that what is measured is what is stored
     logits = judged(run, judge)
     mirrored = judged(run, dataclasses.replace(judge, images=judge.images.flip(3)))
     if not run.accelerator.is_main_process:
         return {}
     model = run.best_weights
     weights = run.out / checkpoints.WEIGHTS
-    with atomic(weights) as temporary:
-        state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(state, temporary, metadata=dict(format="pt"))
+    storage.save_weights(model, weights)
     measured = evaluate.measure(logits, judge.labels)
     image_size = (judge.info.image_size[0], *run.recipe.full_size(judge.info.image_size[1:]))
     size = summary.count(model, image_size)
