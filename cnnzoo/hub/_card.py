@@ -119,8 +119,8 @@ _ACCURACY = """| measured on the test set | |
 Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}.{halved}"""
 
 _HALVED = """
-The weights are stored in half precision (float16), and all of these numbers were measured with them as they are stored. After
-loading, the model is in fp32."""
+The weights are stored in half precision (float16), and all these numbers were measured with the weights as they are
+stored. After loading, the model is in fp32."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
 
