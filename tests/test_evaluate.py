@@ -102,7 +102,7 @@ def test_eval_gives_the_number_on_the_card(name, fashion_mnist_dir):
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", each(checkpoints.names()))
-def test_every_bundled_checkpoint_gives_its_number_to_0_01_and_is_better_calibrated_at_its_temperature(name, fashion_mnist_dir):
+def test_every_bundled_checkpoint_gives_its_number_to_0_01_and_its_temperature_calibrates(name, fashion_mnist_dir):
     model = cnnzoo.create_model(name, pretrained=True)
     split = cnnzoo.load_split(split="test", data_dir=fashion_mnist_dir)
     logits = evaluate.predict_logits(model, split, image_size=model.pretrained_cfg["input_size"][1:])
