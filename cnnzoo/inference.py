@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
 from .datasets import FASHION_MNIST
@@ -21,8 +22,11 @@ from .folding import fold
 from .memory import keep_memory
 
 _MANY = 256  # images from which on it pays to merge batch norms and the like
-_PIXELS = 64 * 28 * 28  # of a piece of a batch: the activations of a small model stay in the caches
-_LEAST = 16  # images of a piece, so that large layers are not read for each image anew
+# A batch goes through a model in pieces whose largest activation has so many bytes, at most. What a layer gives has to be in
+# the cache when the next one reads it: 16 MiB is half of a server's third-level cache, so that input and output fit. In a
+# second-level cache there is room for so few images that reading the weights for each piece made every model slower.
+_BYTES = 16 << 20
+_LEAST = 16  # images of a piece at least, for the same reason
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -80,11 +84,9 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
 
     It is a copy of the model, which stays as it is, in evaluation mode: batch norms are merged into the convolutions before
     them, blocks such as RepVGG's become the one convolution that they are, memory is ordered channels last, and a CPU takes
-    large batches piece by piece, as its caches like it. Several threads may use the form at once. The copy is made when the
-    form is first called; a model whose weights change after that needs a new form. The logits are on the model's device,
-    have no gradients, and differ from the model's own by rounding alone.
-
-    The pieces suit the zoo's models. A model of large images, whose activations are few at 28x28, may be faster whole.
+    large batches in pieces, as many images at a time as its caches hold the largest activation of. Several threads may use
+    the form at once. The copy is made when the form is first called; a model whose weights change after that needs a new
+    form. The logits are on the model's device, have no gradients, and differ from the model's own by rounding alone.
 
     Models in half precision are not merged, since that would round their weights once more. Compiled models are run as they
     are.
@@ -102,6 +104,7 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
     form = evaluation_copy(model)
     ours = type(form) is type(unwrapped(model)) and not isinstance(form, torch.jit.ScriptModule)
     made: list[nn.Module] = [] if ours and (images is None or images >= _MANY) else [form]
+    per_pixel: list[float] = []  # bytes of the largest activation, once it is known
     if reference.device.type == "cpu":
         keep_memory()
 
@@ -110,7 +113,12 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
         if not made and len(images):
             made.append(fast_copy(form, images[:1]))  # twice if two threads are first, of which either will do
         with torch.inference_mode():
-            pieces = _pieces(images) if ours and images.device.type == "cpu" else [images]
+            pieces: Sequence[Tensor] = [images]
+            if ours and images.device.type == "cpu" and len(images) > _LEAST:
+                if not per_pixel:
+                    per_pixel.append(_largest(made[0], images[:1]) / images[0, 0].numel())
+                most = max(_LEAST, _BYTES / per_pixel[0] / images[0, 0].numel())
+                pieces = images.tensor_split(max(1, round(len(images) / most)))  # about as many in each, and no small rest
             outputs = [logits_of(made[0] if made else form, piece) for piece in pieces]
             return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -135,8 +143,17 @@ def fast_copy(model: nn.Module, example: Tensor) -> nn.Module:
     return made
 
 
-def _pieces(images: Tensor) -> Sequence[Tensor]:
-    return images.split(max(_LEAST, _PIXELS // max(1, images.shape[-2] * images.shape[-1])))
+def _largest(model: nn.Module, image: Tensor) -> int:
+    """Bytes of the largest tensor that a module in the model gives for one image `(1, C, H, W)`, or that it takes itself."""
+    sizes, copy = [image.nbytes], _copied(model, {})  # a copy, since other threads may be using the model
+
+    def note(module: nn.Module, args: Any, out: Any) -> None:
+        sizes.extend(leaf.nbytes for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+
+    for module in copy.modules():
+        module.register_forward_hook(note)
+    copy(image)
+    return max(sizes)
 
 
 def logits_of(form: nn.Module, images: Tensor) -> Tensor:

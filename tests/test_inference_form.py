@@ -47,7 +47,7 @@ def test_the_form_of_every_family_answers_as_the_model_and_leaves_it_alone(name)
     model.train()
     before = {k: (v, v.clone(), v.stride()) for k, v in model.state_dict(keep_vars=True).items()}
     modules = list(model.modules())
-    x = noise(65)  # one more than a piece
+    x = noise(65)
     answers = inference_form(model)(x)
     assert all(m.training for m in model.modules()) and list(model.modules()) == modules
     for key, value in model.state_dict(keep_vars=True).items():
@@ -76,6 +76,20 @@ def test_any_number_of_images_is_answered(count):
     with torch.no_grad():
         wanted = model(noise(count))
     torch.testing.assert_close(inference_form(model)(noise(count)), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "of_large_images"), [("nin_small", [100, 100], [20, 20]), ("timm:test_resnet", [200], [40])]
+)
+def test_a_piece_is_as_many_images_as_the_caches_hold_the_largest_activation_of(name, sizes, of_large_images, monkeypatch):
+    """64 channels of 28x28 numbers in the first blocks of nin_small, 8 of them in those of timm's."""
+    model, seen = cnnzoo.create_model(name).eval(), []
+    monkeypatch.setattr(inference, "logits_of", lambda form, piece: seen.append(len(piece)) or piece[:, 0, 0])
+    form = inference_form(model)
+    for _ in range(2):
+        assert form(noise(200)).shape == (200, 28)
+    form(noise(40, 56))  # four times the pixels
+    assert seen == [*sizes, *sizes, *of_large_images]
 
 
 def test_eight_threads_may_use_one_form():
