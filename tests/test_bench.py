@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import TINY, run_recipe as run
 from PIL import Image
 
 from cnnzoo import bench, checkpoints, data, datasets
-from cnnzoo.bench import _infer, _train, _transfer
+from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
-from cnnzoo.errors import CnnzooError, InputError
+from cnnzoo.errors import CheckpointError, CnnzooError, InputError
 from cnnzoo.recipes import Recipe, get_recipe
 
 
@@ -19,6 +20,19 @@ def few(tiny_split, monkeypatch):
     monkeypatch.setattr(_train, "_BATCH", 8)
     split = data.Split(tiny_split.images.repeat(4, 1, 1, 1), tiny_split.labels.repeat(4), datasets.FASHION_MNIST)
     return split
+
+
+FLAGSHIP = checkpoints.metrics("resnext_small.fashion_mnist")
+LENGTH = f"{FLAGSHIP['epochs']} epochs, {FLAGSHIP['minutes']:.0f} min, {FLAGSHIP['hardware'].rpartition(', ')[2]}"
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """What peers reached, in a file of the test's own."""
+    path = tmp_path / "peers.json"
+    path.write_text('{"rows": []}')
+    monkeypatch.setattr(_peers, "FILE", path)
+    return path
 
 
 @pytest.mark.slow
@@ -176,7 +190,7 @@ def _timed(model: str, form: str, threads: int, top1: float | None, speeds: tupl
     )
 
 
-def test_inference_is_printed_written_and_drawn(tmp_path, monkeypatch):
+def test_inference_is_printed_written_and_drawn(tmp_path, kept, monkeypatch):
     seen = {}
 
     def forms(**given):
@@ -206,7 +220,8 @@ def test_inference_is_printed_written_and_drawn(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.exception
     assert seen["names"] == ("resnext_small", "timm:resnet18") and seen["threads"] == (2,)
     words = bench.markdown("infer", json.loads(out.read_text()))
-    assert "| resnext_small | 0.28 M | 30.5 M | 94.78 | 300 / 2,000 | 500 / 5,000 | 900 / 9,000 |" in words
+    speeds = "300 / 2,000 | 500 / 5,000 | 900 / 9,000"
+    assert f"| resnext_small | 0.28 M | 30.5 M | 94.78 | {LENGTH} | {speeds} |" in words
     assert "| timm:resnet18 | 0.28 M | 30.5 M | not measured |" in words
     assert "| resnext_small | 2 | 300 -> 500 (1.7) | 2,000 -> 5,000 (2.5) |" in words and "| 2.40 | 2.00 | 1.20 |" in words
     assert f"torch {torch.__version__}" in words and "onnxruntime" in words
@@ -216,6 +231,65 @@ def test_inference_is_printed_written_and_drawn(tmp_path, monkeypatch):
 def test_without_an_onnx_file_there_is_nothing_to_draw(tmp_path):
     with pytest.raises(InputError, match="onnx"):
         bench.draw(dict(rows=[_timed("lenet_tiny", "eager", 1, 93.0, (1, 2))], hardware="x"), tmp_path / "speed.png")
+
+
+def test_the_peer_of_mlperf_has_the_weights_of_its_reference():
+    """78,666 parameters by Keras, which counts the 480 running means and variances of its batch norms too."""
+    model = _peers.ResNet8(in_chans=3)
+    assert sum(p.numel() for p in model.parameters()) == 78_666 - 480
+    assert sum(p.numel() for name, p in model.named_parameters() if "norm" not in name) == 77_706
+    assert bench.PEERS[-1] == "mlperf:resnet8" and _peers.make("mlperf:resnet8")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_a_form_that_needs_a_compiler_says_so_where_there_is_none(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    rows = bench.forms(("mlperf:resnet8",), wanted=("compile", "inference_form"), threads=(1,), batches=(2,))
+    assert rows[0]["failed"] == "no C++ compiler" and "images_per_s" not in rows[0]
+    (speeds, *_) = bench.TABLES["infer"](dict(rows=rows))
+    assert speeds.cells[0][-2] == "no C++ compiler" and rows[1]["times"] == 1
+
+
+def test_what_a_peer_reached_is_kept_with_epochs_minutes_and_threads(tmp_path, miniature, kept, monkeypatch):
+    out = tmp_path / "run"
+    metrics = run(Recipe(model="timm:test_resnet", **dict(TINY, epochs=1, warmup_epochs=0.0)), out, miniature)
+    with pytest.raises(CheckpointError, match="needed is a finished run of a model of timm's on Fashion-MNIST"):
+        bench.collect([out])
+    monkeypatch.setattr(_peers, "FASHION_MNIST", miniature[1])
+    with pytest.raises(CheckpointError, match="is the second run of timm:test_resnet"):
+        bench.collect([out, out])
+    rows = [_timed("timm:test_resnet", "onnx", 2, None, (1, 2)), _timed("resnext_small", "onnx", 2, 94.78, (1, 9))]
+    (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows, hardware="x")))
+    words = ["bench", "peers", out, "--infer", tmp_path / "bench.json", "--picture", tmp_path / "speed.png"]
+    for _ in range(2):  # the second time in its own place
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+    (row,) = bench.trained()
+    assert (row["model"], row["top1"], row["epochs"]) == ("timm:test_resnet", metrics["top1"], 1)
+    assert Image.open(tmp_path / "speed.png").size[0] > 500
+    cells = bench.TABLES["infer"](dict(rows=rows))[0].cells
+    assert cells[0][3:5] == [f"{metrics['top1']:.2f}", "1 epoch, 0 min, 1 thread"]
+    assert cells[1][3:5] == ["94.78", LENGTH]
+
+
+def test_each_peer_is_held_against_the_most_accurate_of_ours_that_is_twice_as_fast(kept):
+    length = dict(epochs=1, minutes=1, hardware="x, 1 thread")
+    known = {"timm:resnet18": 94.0, "timm:resnet10t": 94.7}
+    kept.write_text(json.dumps(dict(rows=[dict(model=m, top1=top1, **length) for m, top1 in known.items()])))
+    rows = [
+        _timed("timm:resnet18", "eager", 2, None, (1, 50)), _timed("timm:resnet18", "onnx", 2, None, (1, 100)),
+        _timed("timm:resnet10t", "onnx", 2, None, (1, 100)), _timed("timm:test_resnet", "onnx", 2, None, (1, 100)),
+        _timed("mlperf:resnet8", "onnx", 2, None, (1, 101)),
+        _timed("nin_small", "onnx", 2, 94.88, (1, 199)), _timed("nin_tiny", "onnx", 2, 94.6, (1, 200)),
+        _timed("lenet_tiny", "onnx int8", 2, 93.1, (1, 201)), _timed("resnet_small", "onnx", 1, 94.7, (1, 1000)),
+    ]  # fmt: skip
+    (table,) = [t for t in bench.TABLES["infer"](dict(rows=rows)) if t.caption.startswith("Each peer")]
+    assert [row[:1] + row[3:] for row in table.cells] == [
+        ["timm:resnet18", "nin_tiny", "94.60", "200 (onnx)", "2.0", "yes"],
+        ["timm:resnet10t", "nin_tiny", "94.60", "200 (onnx)", "2.0", "no: less accurate"],
+        ["timm:test_resnet", "nin_tiny", "94.60", "200 (onnx)", "2.0", "cannot be said: not measured"],
+        ["mlperf:resnet8", "lenet_tiny", "93.10", "201 (onnx int8)", "2.0", "no: none is twice as fast"],
+    ]
+    assert table.cells[0][1:3] == ["94.00", "100 (onnx)"]
 
 
 def test_an_unknown_form_is_refused():

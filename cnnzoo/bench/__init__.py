@@ -4,7 +4,8 @@
 transfer` does it with accuracies.
 """
 
-from ._infer import FORMS, MODELS, PEERS, QUICK, cold_start, forms
+from ._infer import FORMS, MODELS, QUICK, cold_start, forms
+from ._peers import PEERS, collect, keep, trained
 from ._picture import draw
 from ._scaling import scaling
 from ._tables import TABLES, Table, markdown, where
@@ -13,6 +14,6 @@ from ._train import cold_starts, loops, switches
 from ._transfer import transfer
 
 __all__ = [
-    "FORMS", "MODELS", "PEERS", "QUICK", "TABLES", "Table", "cold_start", "cold_starts", "draw", "forms", "loops", "machine",
-    "markdown", "median_seconds", "scaling", "switches", "transfer", "where",
+    "FORMS", "MODELS", "PEERS", "QUICK", "TABLES", "Table", "cold_start", "cold_starts", "collect", "draw", "forms", "keep",
+    "loops", "machine", "markdown", "median_seconds", "scaling", "switches", "trained", "transfer", "where",
 ]  # fmt: skip

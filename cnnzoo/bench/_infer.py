@@ -1,6 +1,8 @@
 """How fast inference is, in every form that a model can take, beside models that people would use otherwise."""
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import data, exporting, registry, summary
+from .. import data, exporting, summary
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError
 from ..inference import evaluation_copy, inference_form
+from ._peers import PEERS, is_peer, make
 
 BATCHES = (1, 64, 256, 1024)
 FORMS = (
@@ -26,10 +28,10 @@ FORMS = (
     "onnx int8",
 )  # fmt: skip
 QUICK = ("eager", "channels_last", "inference_form", "onnx", "onnx int8")  # which need no compiler
-MODELS = ("lenet_tiny", "lenet_small", "nin_tiny", "vgg_small", "nin_small", "resnet_small", "resnext_small")
-PEERS = (
-    "timm:resnet18", "timm:resnet10t", "timm:mobilenetv3_small_050", "timm:mobilenetv3_small_100", "timm:efficientnet_lite0",
-    "timm:test_resnet",
+_IN_MEMORY = ("eager", "channels_last", "inference_form", "compile")  # which compute the same up to rounding
+_COMPILED = ("compile", "aoti", "aoti bf16")
+MODELS = (
+    "lenet_tiny", "lenet_small", "nin_tiny", "vgg_small", "nin_small", "resnet_small", "resnext_small", "wide_resnet_base",
 )  # fmt: skip
 _ROUNDS = 3  # each times every row once, so that what else the machine does is the same for all
 _LEAST_SECONDS = 0.02  # of a row's turn
@@ -47,11 +49,12 @@ def forms(
     """Times models in several forms on the same raw 28x28 pixels, all in turn, round after round.
 
     Every form takes uint8 images and gives probabilities, so preprocessing is in the time. Of all rounds the fastest counts,
-    since whatever else the machine does only adds to a time. Accuracy is that of the form itself on the test set; timm's
-    models have none, since they come with no weights for such images: they are untrained, with one channel and ten classes.
+    since whatever else the machine does only adds to a time. Accuracy is that of the form itself on the test set; the forms
+    in memory compute the same up to rounding, so the inference form is measured for all. Models of others have none, since
+    they come with no weights for such images: they are untrained, with one channel and ten classes.
 
     Args:
-        names: Pretrained models of the zoo, and `timm:NAME` for those of timm.
+        names: Pretrained models of the zoo, `timm:NAME` for those of timm, and `mlperf:resnet8`.
         wanted: Forms to time, of `FORMS`.
         threads: Of torch and ONNX Runtime.
         batches: Images per call.
@@ -60,7 +63,8 @@ def forms(
 
     Returns:
         A row for each model, form and number of threads: `model`, `form`, `threads`, `params`, `macs`, `top1` (None where it
-        was not measured), `images_per_s` by batch, and `times`, the most of these relative to the model's first form.
+        was not measured), `images_per_s` by batch, and `times`, the most of these relative to the model's first form. Where
+        a form needs a C++ compiler and there is none, the row has `failed`, which says so, in the place of the last two.
 
     Raises:
         CnnzooError: There is no such form.
@@ -75,7 +79,7 @@ def forms(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(files or scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        models = [(name, model, form) for name in names for model in [_model(name)] for form in wanted]
+        models = [(name, model, form) for name in names for model in [make(name)] for form in wanted]
         try:
             for count in threads:
                 torch.set_num_threads(count)
@@ -117,18 +121,30 @@ def _timed(
 ) -> list[dict[str, Any]]:
     rows, calls = [], []
     for name, model, form in tqdm(models, desc=f"{threads} threads", leave=False, disable=None):
-        call = _form(model, name, form, scratch, data_dir)
         cost = summary.count(model, FASHION_MNIST.image_size)
-        if (name, form) not in accuracy:
-            accuracy[name, form] = None if _is_peer(name) else _top1(call, data_dir)
-        top1 = accuracy[name, form]
-        rows.append(dict(model=name, form=form, threads=threads, params=cost.params, macs=cost.macs, top1=top1))
-        calls.append(call)
+        row = dict(model=name, form=form, threads=threads, params=cost.params, macs=cost.macs, top1=None)
+        rows.append(row)
+        if form in _COMPILED and not _has_compiler():
+            row["failed"] = "no C++ compiler"
+            continue
+        calls.append(_form(model, name, form, scratch, data_dir))
+        if not is_peer(name):
+            key = name, "in memory" if form in _IN_MEMORY else form
+            if key not in accuracy:
+                accuracy[key] = _top1(_pixels(inference_form(model)) if form in _IN_MEMORY else calls[-1], data_dir)
+            row["top1"] = accuracy[key]
     seconds = {batch: _seconds(calls, batch) for batch in tqdm(batches, desc="batches", leave=False, disable=None)}
-    for i, row in enumerate(rows):
+    timed = [row for row in rows if "failed" not in row]
+    for i, row in enumerate(timed):
         row["images_per_s"] = {batch: round(batch / found[i]) for batch, found in seconds.items()}
-    first = {row["model"]: max(row["images_per_s"].values()) for row in reversed(rows)}
-    return [dict(row, times=round(max(row["images_per_s"].values()) / first[row["model"]], 2)) for row in rows]
+    first = {row["model"]: max(row["images_per_s"].values()) for row in reversed(timed)}
+    for row in timed:
+        row["times"] = round(max(row["images_per_s"].values()) / first[row["model"]], 2)
+    return rows
+
+
+def _has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _top1(call: Callable[[Tensor], Tensor], data_dir: str | Path | None) -> float:
@@ -153,19 +169,6 @@ def _seconds(calls: list[Callable[[Tensor], Tensor]], batch: int) -> list[float]
     return best
 
 
-def _is_peer(name: str) -> bool:
-    return name.startswith("timm:")
-
-
-def _model(name: str) -> nn.Module:
-    if not _is_peer(name):
-        return registry.create_model(name, pretrained=True)
-    model = timm.create_model(name.removeprefix("timm:"), in_chans=1, num_classes=10)
-    facts = dict(input_size=FASHION_MNIST.image_size, mean=FASHION_MNIST.mean, std=FASHION_MNIST.std)
-    model.pretrained_cfg = dict(model.pretrained_cfg, tag="", **facts)  # its tag names what it was not trained on
-    return model.eval()
-
-
 def _form(model: nn.Module, name: str, form: str, scratch: Path, data_dir: str | Path | None) -> Callable[[Tensor], Tensor]:
     """What maps uint8 images `(B, 1, 28, 28)` to probabilities `(B, K)`, with as many threads as torch has."""
     if form == "inference_form":
@@ -184,7 +187,7 @@ def _form(model: nn.Module, name: str, form: str, scratch: Path, data_dir: str |
     path = path.with_name(path.name + (".onnx" if kind == "onnx" else ".pt2"))
     if not path.exists():
         smaller = dict(bf16=dict(dtype="bf16"), int8=dict(quantize="int8")).get(small, {})
-        exporting.export(model, path, kind, **smaller, data_dir=data_dir, verify=not _is_peer(name))
+        exporting.export(model, path, kind, **smaller, data_dir=data_dir, verify=not is_peer(name))
     exported = exporting.load_exported(path)
     return lambda images: torch.from_numpy(exported.run(images.numpy())[1])
 

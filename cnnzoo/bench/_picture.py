@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import _peers
+from ._tables import best_speed
 
 _KINDS = ("onnx", "onnx int8")
 
 
 def draw(found: dict[str, Any], path: str | Path) -> Path:
     """Draws what `cnnzoo bench infer` wrote: accuracy against images a second, of ONNX files in fp32 (outlined) and int8
-    (filled), in the best batch and with the most threads. What has no accuracy is at the lower edge, for its speed.
+    (filled), in the best batch and with the most threads. A peer's accuracy is that of its run that was kept, in fp32, for
+    both; one without is at the lower edge, for its speed.
 
     Raises:
         InputError: No ONNX file was timed.
@@ -20,7 +23,8 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
 
     rows = found["rows"]
     threads = max(r["threads"] for r in rows)
-    rows = [r for r in rows if r["form"] in _KINDS and r["threads"] == threads]
+    peers = {r["model"]: r["top1"] for r in _peers.trained()}
+    rows = [dict(r, top1=peers.get(r["model"], r["top1"])) for r in rows if r["form"] in _KINDS and r["threads"] == threads]
     if not rows:
         raise InputError("No row of an ONNX file was given, one at least is needed. Time the form onnx too.")
     known = [r["top1"] for r in rows if r["top1"] is not None]
@@ -29,8 +33,8 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
     named: list[tuple[int, float]] = []
     for name in dict.fromkeys(r["model"] for r in rows):
         own = [r for r in rows if r["model"] == name]
-        colour = canvas.BLUE if own[0]["top1"] is not None else canvas.DARK
-        points = [(_best(r), floor if r["top1"] is None else r["top1"]) for r in own]
+        colour = canvas.DARK if _peers.is_peer(name) else canvas.BLUE
+        points = [(best_speed(r), floor if r["top1"] is None else r["top1"]) for r in own]
         axes.plot(*zip(*points), "-", color=colour, linewidth=1, zorder=1)
         for (x, y), r in zip(points, own):
             fill = "white" if r["form"] == "onnx" else colour
@@ -39,20 +43,19 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
         x, y = points[0]
         near = any(0.8 < x / other_x < 1.25 and 0 <= other_y - y < 0.2 for other_x, other_y in named)
         axes.annotate(
-            name.removeprefix("timm:"), (x, y), xytext=(0, -14 if near and not low else 8), textcoords="offset points",
+            name.rpartition(":")[2], (x, y), xytext=(0, -14 if near and not low else 8), textcoords="offset points",
             fontsize=8, color=colour, rotation=60 if low else 0, ha="left" if low else "center",
         )  # fmt: skip
         named.append((x, y))
     axes.plot([], [], "o", color=canvas.BLUE, markerfacecolor="white", label="ONNX, fp32")
     axes.plot([], [], "o", color=canvas.BLUE, label="ONNX, int8")
-    axes.plot([], [], "^", color=canvas.DARK, label="timm's, accuracy not measured")
+    if any(r["top1"] is not None and _peers.is_peer(r["model"]) for r in rows):
+        axes.plot([], [], "o", color=canvas.DARK, label="others, int8 at the accuracy of fp32")
+    if any(r["top1"] is None for r in rows):
+        axes.plot([], [], "^", color=canvas.DARK, label="others, accuracy not measured")
     axes.set(xscale="log", xlabel=f"images a second, {found['hardware'].split(',')[0]}, threads: {threads}")
     axes.set(ylabel="test top-1, %")
     axes.margins(x=0.12, y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper right", frameon=False)
     return canvas.save(figure, path)
-
-
-def _best(row: dict[str, Any]) -> int:
-    return max(row["images_per_s"].values())

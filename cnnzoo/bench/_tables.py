@@ -3,6 +3,9 @@
 import statistics
 from typing import Any, NamedTuple
 
+from .. import checkpoints
+from . import _peers
+
 
 class Table(NamedTuple):
     """A caption, the names of the columns, and a list of cells per row."""
@@ -56,22 +59,23 @@ def scaling_tables(found: dict[str, Any]) -> list[Table]:
 
 
 def infer_tables(found: dict[str, Any]) -> list[Table]:
-    """Of what `cnnzoo bench infer` wrote: all forms for each number of threads, then what the inference form gains."""
+    """Of what `cnnzoo bench infer` wrote: all forms for each number of threads, ours held against each peer, and what the
+    inference form gains. How long a model was trained is from its checkpoint, or from the run of a peer that was kept.
+    """
     rows = found["rows"]
     kinds = list(dict.fromkeys(r["form"] for r in rows))
+    trained = _trained(rows)
     tables = []
     for threads in dict.fromkeys(r["threads"] for r in rows):
         cells = []
-        for model in dict.fromkeys(r["model"] for r in rows):
+        for model in dict.fromkeys(r["model"] for r in rows if r["threads"] == threads):
             own = {r["form"]: r for r in rows if (r["model"], r["threads"]) == (model, threads)}
-            first = next(iter(own.values()))
-            accuracy = "not measured" if first["top1"] is None else f"{first['top1']:.2f}"
-            cost = [f"{first['params'] / 1e6:.2f} M", f"{first['macs'] / 1e6:.1f} M", accuracy]
+            first, (top1, how) = next(iter(own.values())), trained[model]
+            cost = [f"{first['params'] / 1e6:.2f} M", f"{first['macs'] / 1e6:.1f} M", _percent(top1), how]
             cells.append([model, *cost, *(_speeds(own[kind]) if kind in own else "-" for kind in kinds)])
         caption = f"Images a second, one by one / in the best batch, raw 1x28x28 pixels to probabilities, threads: {threads}"
-        tables.append(Table(caption, ["model", "parameters", "MACs", "test top-1", *kinds], cells))
-    if gains := _gains(rows):
-        tables.append(gains)
+        tables.append(Table(caption, ["model", "parameters", "MACs", "test top-1", "trained for", *kinds], cells))
+    tables += [table for table in (_duels(rows, trained), _gains(rows)) if table]
     if cold := found.get("cold_start"):
         cells = [[f"{cold['predict_s']:.2f}", f"{cold['import_timm_s']:.2f}", f"{cold['times']:.2f}"]]
         header = ["cnnzoo predict photo.png, seconds", "python -c 'import timm', seconds", "times"]
@@ -79,17 +83,75 @@ def infer_tables(found: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def _trained(rows: list[dict[str, Any]]) -> dict[str, tuple[float | None, str]]:
+    """By model: its test top-1 in fp32, None where it was not measured, and what it was trained for, in words."""
+    found = {r["model"]: (r["top1"], _length(r)) for r in _peers.trained()}
+    for row in rows:
+        name = row["model"]
+        if not _peers.is_peer(name):
+            arch, _, tag = name.partition(".")
+            length = _length(checkpoints.metrics(f"{arch}.{tag or next(iter(checkpoints.pretrained_cfgs(arch)))}"))
+            found.setdefault(name, (row["top1"], length))
+    return {row["model"]: found.get(row["model"], (None, "-")) for row in rows}
+
+
+def _length(m: dict[str, Any]) -> str:
+    return f"{m['epochs']} epoch{'s' * (m['epochs'] > 1)}, {m['minutes']:.0f} min, {m['hardware'].rpartition(', ')[2]}"
+
+
+def _percent(top1: float | None) -> str:
+    return "not measured" if top1 is None else f"{top1:.2f}"
+
+
+def best_speed(row: dict[str, Any]) -> int:
+    """Images a second in the best batch; 0 for a form that there is not here."""
+    return max(row.get("images_per_s", {}).values(), default=0)
+
+
 def _speeds(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return row["failed"]
     speeds = {int(batch): speed for batch, speed in row["images_per_s"].items()}  # JSON's keys are texts
     return f"{speeds.get(1, 0):,} / {max(speeds.values()):,}"
 
 
+def _duels(rows: list[dict[str, Any]], trained: dict[str, tuple[float | None, str]]) -> Table | None:
+    """For each peer in its best form: the most accurate of ours in a form that is twice as fast, with that form's top-1."""
+    threads = max(r["threads"] for r in rows)
+    rows = [r for r in rows if r["threads"] == threads and best_speed(r)]
+    ours = [r for r in rows if not _peers.is_peer(r["model"])]
+    peers = list(dict.fromkeys(r["model"] for r in rows if _peers.is_peer(r["model"])))
+    if not ours or not peers:
+        return None
+    cells = []
+    for name in peers:
+        theirs, top1 = max((r for r in rows if r["model"] == name), key=best_speed), trained[name][0]
+        fast = [r for r in ours if best_speed(r) >= 2 * best_speed(theirs)]
+        best = max(fast, key=lambda r: (r["top1"], best_speed(r))) if fast else max(ours, key=best_speed)
+        if not fast:
+            answer = "no: none is twice as fast"
+        elif top1 is None:
+            answer = "cannot be said: not measured"
+        else:
+            answer = "yes" if best["top1"] >= top1 else "no: less accurate"
+        sides = [[m, _percent(p), f"{best_speed(r):,} ({r['form']})"] for m, p, r in (
+            (name, top1, theirs), (best["model"], best["top1"], best)
+        )]  # fmt: skip
+        cells.append([*sides[0], *sides[1], f"{best_speed(best) / best_speed(theirs):.1f}", answer])
+    header = ["peer", "its top-1", "images/s", "ours", "its top-1", "images/s", "times", "as accurate and twice as fast"]
+    caption = (
+        "Each peer in its fastest form, and the most accurate model here in a form that is at least twice as fast (else the "
+        f"fastest), threads: {threads}"
+    )
+    return Table(caption, header, cells)
+
+
 def _gains(rows: list[dict[str, Any]]) -> Table | None:
-    speed = {(r["model"], r["threads"], r["form"]): r["images_per_s"] for r in rows}
+    speed = {(r["model"], r["threads"], r["form"]): r["images_per_s"] for r in rows if "failed" not in r}
     pairs = [(m, t) for m, t, form in speed if form == "eager" and (m, t, "inference_form") in speed]
     if not pairs:
         return None
-    batches = list(rows[0]["images_per_s"])
+    batches = list(speed[(*pairs[0], "eager")])
     cells = []
     for model, threads in pairs:
         plain, fast = speed[model, threads, "eager"], speed[model, threads, "inference_form"]

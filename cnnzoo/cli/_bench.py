@@ -73,9 +73,11 @@ def infer(
     data_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Time MODELS in several forms (eager, exported, ...), those of timm too, on the same images.
+    """Time MODELS in several forms (eager, exported, ...), those of others too, on the same images.
 
-    A model is a pretrained one of the zoo, or timm:NAME, untrained. Without MODELS some of both are timed.
+    A model is a pretrained one of the zoo, timm:NAME, or mlperf:resnet8; the last two are untrained. Without MODELS some of
+    each are timed. The forms are eager, channels_last, inference_form, onnx, "onnx int8", and where --form asks for them
+    compile, torch_export, aoti, "torch_export bf16" and "aoti bf16".
     """
     from .. import bench
 
@@ -88,6 +90,31 @@ def infer(
     _show("infer", found, out, as_json)
     if picture:
         bench.draw(found, picture)
+
+
+@bench.command("peers")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--infer", "timed", metavar="FILE", help="What bench infer wrote: draw its picture anew.")
+@click.option("--picture", metavar="FILE", help="Where that picture goes.")
+@json_option
+def peers(runs: tuple[str, ...], timed: str | None, picture: str | None, as_json: bool) -> None:
+    """Keep what RUNS of other models reached, for the tables and the picture of bench infer.
+
+    RUNS are folders that cnnzoo train timm:NAME made. Their numbers are kept, not their weights.
+    """
+    from .. import bench, checkpoints
+
+    if (timed is None) != (picture is None):
+        raise click.UsageError("--infer and --picture go together: give both, or neither.")
+    found = checkpoints.read_json(Path(timed)) if timed else None
+    rows = bench.keep(bench.collect(runs))
+    if found and picture:
+        bench.draw(found, picture)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    cells = [[r["model"], f"{r['top1']:.2f}", str(r["epochs"]), f"{r['minutes']:.0f}", r["hardware"]] for r in rows]
+    table(["model", "test top-1", "epochs", "minutes", "hardware"], cells)
 
 
 @bench.command("transfer")
