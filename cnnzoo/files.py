@@ -67,6 +67,25 @@ def read_bytes(path: str | Path) -> bytes:
         return f.read()
 
 
+@contextlib.contextmanager
+def kept_if_used(folder: Path) -> Iterator[None]:
+    """Makes a folder, and those above it that are not there. At the end it removes those that it made and that hold no file.
+
+    Raises:
+        OSError: The system refuses to make one.
+    """
+    made = [folder] * (not folder.exists())
+    made += [above for above in folder.parents if not above.exists()] if made else []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        inside = sorted(folder.rglob("*"), reverse=True) if made else []  # what is deeper comes first
+        for one in [path for path in inside if path.is_dir()] + made:
+            with contextlib.suppress(OSError):  # it is not empty
+                one.rmdir()
+
+
 class _Enough(Exception):
     """Ends the block of `atomic` before it replaces anything."""
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from . import checkpoints, models
 from .datasets import DATASETS, DatasetInfo, facts
-from .errors import CheckpointError, CnnzooError, UnknownNameError, from_system, unknown
+from .errors import CheckpointError, CnnzooError, UnknownNameError, from_system, shown_path, unknown
 from .metrics import check_metrics
 from .recipes import TIMM
 
@@ -131,6 +131,10 @@ def _is_folder(given: str) -> bool:
 
 def _of_folder(given: str) -> Source:
     folder = Path(given).expanduser()
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as e:  # what reads weights for timm refuses such a path, by an error of its own
+        raise CheckpointError(f"{shown_path(given)} was given, whose name is not text in UTF-8. Rename the folder.") from e
     if (folder / checkpoints.CONFIG).is_file():
         return Source("folder", str(folder))
     if (folder / "recipe.json").is_file() and not (folder / "README.md").is_file():  # a checkpoint has a card, a run none

@@ -48,6 +48,7 @@ USUAL = {
     "plot confusion": "run0 --data-dir pictures", "plot mistakes": "run0 --data-dir pictures", "plot filters": "copy",
     "plot features": "copy image.png", "plot gradcam": "copy image.png", "plot results": "",
     "bench train": "--data-dir no/such", "bench scaling": "", "bench infer": "lenet_tiny", "bench transfer": "lenet_tiny",
+    "bench peers": "run0",
     "export": "copy made.pt2", "app": "--space text.txt",
 }  # fmt: skip
 # What would take long if it were allowed to succeed; of two values of an option click takes the last.

@@ -145,5 +145,5 @@ def test_fastai_normalises_and_learns(package, in_chans, tmp_path):
     ours = torch.stack([cnnzoo.create_transform(model)(package.PILImage.create(path)) for path in files])
     torch.testing.assert_close(torch.Tensor(loaders.valid.one_batch()[0]), ours)
     with learner.no_bar(), learner.no_logging():
-        learner.fit(10, 1e-2)
+        learner.fit(25, 1e-2)
         assert learner.validate()[1] > 0.9

@@ -13,6 +13,7 @@ import torch
 from helpers import run_recipe as run, weights_of
 from PIL import Image
 
+import cnnzoo
 from cnnzoo import train
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError
 from cnnzoo.recipes import Recipe, override
@@ -223,3 +224,12 @@ def test_finite_weights_with_answers_that_are_not_leave_no_weights_behind(recipe
     with pytest.raises(TrainingError, match="answers are not finite"):
         run(recipe, tmp_path / "run", miniature)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_folder_whose_name_is_not_text_is_refused_as_a_model(recipe, tmp_path, miniature):
+    run(recipe, tmp_path / "run", miniature)
+    odd = os.fsdecode(os.fsencode(tmp_path / "odd") + b"\xff")
+    os.rename(tmp_path / "run", odd)
+    for given in (odd, Path(odd), f"local-dir:{odd}"):
+        with pytest.raises(CheckpointError, match="not text in UTF-8. Rename the folder"):
+            cnnzoo.create_model(given, pretrained=True)

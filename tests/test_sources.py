@@ -217,9 +217,11 @@ def test_a_set_that_is_not_there_is_named_with_its_place_and_how_to_get_it(name,
     assert not (tmp_path / "data").exists()
 
 
-def test_without_a_network_a_download_says_to_go_online(tmp_path, no_network):
-    with pytest.raises(DataError, match=r"CIFAR-10 cannot be read.*Go online.*cs\.toronto\.edu"):
-        load_split("cifar10", data_dir=tmp_path, download=True)
+@pytest.mark.parametrize(("name", "site"), [("cifar10", r"cs\.toronto\.edu"), ("emnist", "nist"), ("svhn", "stanford")])
+def test_without_a_network_a_download_says_to_go_online_and_leaves_no_folder(tmp_path, no_network, name, site):
+    with pytest.raises(DataError, match=rf"cannot be read.*Go online.*{site}"):
+        load_split(name, data_dir=tmp_path / "new/data", download=True)
+    assert not list(tmp_path.iterdir())
 
 
 def cut(path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..datasets import TORCHVISION, TorchvisionSet
 from ..errors import DataError
+from ..files import kept_if_used
 from ._images import read_images
 from ._splits import default_data_dir, quiet_unless_watched
 
@@ -97,7 +98,7 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
     if facts.variant:
         arguments["split"] = facts.variant
     try:
-        with quiet_unless_watched():
+        with quiet_unless_watched(), kept_if_used(data_dir) if download else contextlib.nullcontext():
             return getattr(datasets, facts.reader)(str(data_dir), download=download, **arguments)
     except Exception as e:  # a damaged file raises whatever its format's reader does
         advice = (

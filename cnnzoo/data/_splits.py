@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..datasets import DatasetInfo
 from ..errors import DataError
-from ..files import read_bytes
+from ..files import kept_if_used, read_bytes
 
 SPLITS = ("train", "fit", "holdout", "test")
 
@@ -77,14 +77,18 @@ def fetch(info: DatasetInfo, folder: Path, names: list[str]) -> None:
     Raises:
         DataError: No mirror delivered a file with the right md5, or the folder cannot be written to.
     """
-    from torchvision.datasets.utils import download_url
-
     try:
         names = [n for n in names if not ((folder / n).is_file() or (folder / n.removesuffix(".gz")).is_file())]
         if names:
-            folder.mkdir(parents=True, exist_ok=True)
+            with kept_if_used(folder):
+                _download(info, folder, names)
     except OSError as e:
         raise _no_access(folder, e) from e
+
+
+def _download(info: DatasetInfo, folder: Path, names: list[str]) -> None:
+    from torchvision.datasets.utils import download_url
+
     for name in names:
         failures = []
         for mirror in info.mirrors:

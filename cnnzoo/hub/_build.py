@@ -17,7 +17,7 @@ from .. import checkpoints, inference, registry, storage, summary
 from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
-from ..files import atomic, check_replaceable, write_json
+from ..files import atomic, check_replaceable, kept_if_used, write_json
 from ..metrics import check_metrics
 from ..recipes import TIMM, completed
 from ..resolve import Run, read_run, resolve, resume_command
@@ -208,8 +208,7 @@ def folder_of(model: str | os.PathLike) -> Iterator[Path]:
 def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder`, whose files become that folder's when the block ends well."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        with kept_if_used(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             yield Path(scratch)
             made = sorted(Path(scratch).iterdir(), key=lambda p: p.name == CONFIG)  # last, so that a reader finds the rest
             for path in made:
@@ -220,9 +219,6 @@ def replacing(folder: Path) -> Iterator[Path]:
                 (folder / name).unlink(missing_ok=True)
     except OSError as e:
         raise CnnzooError(f"{folder} cannot be written ({e.strerror}). Free some space, or choose another out=.") from e
-    finally:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def write_rest(
