@@ -55,8 +55,8 @@ def check_installation() -> None:
     """
     if not root().is_dir():
         raise CheckpointError(
-            f"The checkpoints' folder {root()} is not there: cnnzoo runs from a zip file, or from a copy without it. "
-            "Weights need a whole installation, unpacked: pip install cnnzoo."
+            f"The checkpoints' folder {root()} does not exist: cnnzoo runs from a zip file, or from an incomplete copy. "
+            "Install the whole package, unpacked: pip install cnnzoo."
         )
 
 
@@ -76,11 +76,11 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e)[:200]
         raise CheckpointError(
-            f"{shown_path(path)} cannot be read as JSON ({reason}). Name a folder that holds it, or restore it: reinstall "
-            "cnnzoo where it is cnnzoo's own, train again where it is a run's."
+            f"{shown_path(path)} cannot be read as JSON ({reason}). Name a folder that has it, or restore it: a file of "
+            "cnnzoo by installing cnnzoo again, a file of a run by training again."
         ) from e
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, a JSON object was expected. Restore the file.")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; a JSON object is needed. Restore the file.")
     return content
 
 
@@ -185,7 +185,7 @@ def read_weights(source: str | Path | bytes, model: nn.Module, where: str = "") 
     try:
         state = safetensors.torch.load(content)
     except Exception as e:  # SafetensorError, KeyError, RuntimeError, ...: the library has no common class
-        raise _bad_weights(where, f"is no safetensors file ({str(e)[:200]})", "a whole model.safetensors") from e
+        raise _bad_weights(where, f"is not a safetensors file ({str(e)[:200]})", "a whole model.safetensors") from e
     check_weights(state, model, where)
     return state
 
@@ -262,7 +262,7 @@ def temperature_of(cfg: Mapping[str, Any]) -> float:
 def _no_temperature(given: Any) -> CheckpointError:
     low, high = TEMPERATURES
     return CheckpointError(
-        f"The temperature {str(given)[:60]!r} was given for a checkpoint, allowed is one number from {low:g} to {high:g}. "
+        f"The temperature {str(given)[:60]!r} was given for a checkpoint; allowed is one number from {low:g} to {high:g}. "
         "Use a checkpoint made by cnnzoo build, or set model.temperature = 1."
     )
 
@@ -295,7 +295,7 @@ def fetch(place: str, files: Sequence[str], cache_dir: str | Path | None = None)
     try:
         there = within(_PATIENCE, f"Asking the Hub for {repo_id}", ask)  # the client alone tries for 20 s
         if lacking := [f for f in files if f not in there]:
-            raise HubError(f"{place} has no {' and no '.join(lacking)}; pickles are not read. Ask for another repository.")
+            raise HubError(f"{place} has no {' and no '.join(lacking)}; pickles are not read. Choose another repository.")
         found = within(_DEADLINE, f"Fetching {place}", get)
     except Unreachable as e:
         held = [repo.ask(try_to_load_from_cache, repo_id, f, cache_dir=cache_dir, **which) for f in files]
@@ -330,6 +330,6 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
         return Path(within(_DEADLINE, f"Fetching {repo.repo_id}", fetch))
     except HubError as e:
         raise CheckpointError(
-            f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor to be had from the "
-            f"Hub: {e} Go online and try again, or put the file there yourself."
+            f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor can they be had from "
+            f"the Hub: {e} Go online and try again, or put the file there yourself."
         ) from e

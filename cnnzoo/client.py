@@ -58,7 +58,9 @@ def within(seconds: float, doing: str, function: Callable[[], T]) -> T:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise Unreachable(f"{doing} took longer than {seconds:g} s. Try again; push and pull take deadline=SECONDS.")
+        raise Unreachable(
+            f"{doing} took longer than {seconds:g} s. Try again; push and pull wait longer with deadline=SECONDS."
+        )
     good, value = outcome[0]
     if good:
         return value
@@ -123,20 +125,20 @@ class Repository:
             e = e.__cause__  # the client's guess is "check your connection", whatever it was
         name, status = self.repo_id, status_of(e)
         if isinstance(e, HFValidationError):
-            return HubError(f"{name!r} is no name of a repository ({self._clean(e)}). Write ORG/NAME.")
+            return HubError(f"{name!r} is not the name of a repository ({self._clean(e)}). Write ORG/NAME.")
         if isinstance(e, GatedRepoError):
             return HubError(f"{name} is gated, and the token's owner has no access. Ask for it on the Hub's page of {name}.")
         if isinstance(e, RevisionNotFoundError):
             return Missing(f"{name} has no revision {revision!r}. Pass one of its branches or tags, or a full commit.")
         if isinstance(e, RepositoryNotFoundError):
             return Missing(
-                f"{name} does not exist, or is private and {self._whose()} does not open it. Check the name; log in with "
-                "hf auth login, or pass token=."
+                f"{name} does not exist, or it is private and {self._whose()} gives no access. Check the name; log in "
+                "with hf auth login, or pass token=."
             )
         if status == 401:
             return HubError(f"The Hub does not accept {self._whose()}. Log in with hf auth login, or pass a valid token=.")
         if status == 403:
-            return HubError(f"{self._whose().capitalize()} may not do this with {name} (403). Use one that may: token=.")
+            return HubError(f"{self._whose().capitalize()} has no right to do this with {name} (403). Pass another token=.")
         if isinstance(e, OSError) and e.errno is not None and not isinstance(e, (ConnectionError, TimeoutError)):
             return HubError(f"Files of {name} cannot be written ({e.strerror}). Free some space, or pass cache_dir=.")
         if is_transient(e) or isinstance(e, (OfflineModeIsEnabled, LocalEntryNotFoundError)):
@@ -144,7 +146,7 @@ class Repository:
             return Unreachable(f"The Hub does not deliver {name} ({what}). Check the connection, and try again.")
         if isinstance(e, EntryNotFoundError):
             return HubError(f"A file of {name} is gone ({self._clean(e)}). Try again, or pass another revision=.")
-        return HubError(f"The Hub's answer about {name} is of no use ({type(e).__name__}: {self._clean(e)}). Try again.")
+        return HubError(f"The Hub's answer about {name} cannot be used ({type(e).__name__}: {self._clean(e)}). Try again.")
 
     def _whose(self) -> str:
         given = self.token is True or (self.token is None and get_token())

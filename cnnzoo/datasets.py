@@ -119,7 +119,7 @@ def from_record(recorded: Mapping[str, Any]) -> DatasetInfo:
             raise ValueError(f"image_size {fields['image_size']} with a mean of {len(fields['mean'])} channels")
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise DataError(
-            f"What was noted of a data set is not whole ({type(e).__name__}: {e}). Needed are {', '.join(_RECORDED)}. Train "
+            f"The record of a data set is incomplete ({type(e).__name__}: {e}). Needed are {', '.join(_RECORDED)}. Train "
             "the run again, or build the folder again."
         ) from e
     return DatasetInfo(folder="", files={}, unpacked={}, mirrors=(), **fields)

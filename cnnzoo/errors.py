@@ -62,8 +62,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str], *, hint: str = "") ->
 _ADVICE = {
     errno.ENAMETOOLONG: "Use a shorter name.",
     errno.ENOENT: "Check the name.",
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space, or name another place."),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Check the permissions, or name another place."),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Free some space, or choose another place."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Check the permissions, or choose another place."),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Close some files, or allow more: ulimit -n."),
 }
 
@@ -72,7 +72,7 @@ def from_system(e: OSError) -> CnnzooError:
     """What the operating system refused, as one line: which file, why, and what to do."""
     place = f"{shown_path(e.filename)} cannot be used" if e.filename is not None else "The system refused something"
     reason = " ".join((e.strerror or str(e) or type(e).__name__).split())
-    return CnnzooError(f"{place} ({reason}). {_ADVICE.get(e.errno or 0, 'Name another place.')}")
+    return CnnzooError(f"{place} ({reason}). {_ADVICE.get(e.errno or 0, 'Choose another place.')}")
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def system_errors() -> Iterator[None]:
             raise from_system(OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(e).partition("'")[2].rstrip("'"))) from e
         if "home directory" not in str(e):
             raise
-        raise CnnzooError("~ was given, and this user has no home folder. Write the path in full, or set HOME.") from e
+        raise CnnzooError("~ was given, but this user has no home folder. Write the path in full, or set HOME.") from e
 
 
 def on_one_line(text: str) -> str:

@@ -62,7 +62,7 @@ def predict_logits(
         CheckpointError: The outputs are not finite.
     """
     if len(split) == 0:
-        raise InputError("An empty split was given, at least one image is needed. Check the slice that made it.")
+        raise InputError("An empty split was given; at least one image is needed. Check the slice that made it.")
     keep_memory()
     form = inference_form(model, len(split))
     outputs = []
@@ -169,13 +169,14 @@ def matched(split: Split, labels: tuple[str, ...], count: int) -> Split:
         return split
     if not labels:
         raise InputError(
-            f"{split.info.title} has {len(theirs)} classes, the model tells {count} apart. Choose what it was made for."
+            f"{split.info.title} has {len(theirs)} classes, but the model has {count}. Choose the data that it was trained "
+            "on."
         )
     places = [class_index(name, labels) for name in theirs]
     if strangers := [name for name, place in zip(theirs, places, strict=True) if place is None]:
         raise InputError(
             f"{split.info.title} has classes that the model does not know: {_listed(strangers)}. It knows {_listed(labels)}."
-            " Measure it on what it was trained on, or rename the classes."
+            " Measure it on the data that it was trained on, or rename the classes."
         )
     return replace(split, labels=torch.tensor(places)[split.labels.cpu()], info=replace(split.info, labels=labels))
 

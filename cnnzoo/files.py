@@ -41,8 +41,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
             raise
         reason = (isinstance(e, OSError) and e.strerror) or " ".join(str(e).split())[:200]
         raise CnnzooError(
-            f"{shown_path(path)} could not be written ({reason}). Free some space or choose a folder you may write to; the "
-            "file is as it was."
+            f"{shown_path(path)} could not be written ({reason}). Free some space, or choose a folder that you can write "
+            "to. Nothing was changed."
         ) from e
     finally:
         if temporary is not None:
@@ -111,7 +111,9 @@ def check_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise CnnzooError(f"{shown_path(path)} is a {_kind(mode)}; only a file may be replaced. Name a file, or a new name.")
+        raise CnnzooError(
+            f"{shown_path(path)} is a {_kind(mode)}; only a file can be replaced. Choose a file, or a new name."
+        )
 
 
 def _kind(mode: int) -> str:

@@ -34,7 +34,7 @@ def results(rows: list[dict[str, Any]], others: tuple[published.Published, ...] 
     """
     rows = _usual(rows)
     if not rows:
-        raise InputError("No checkpoint was given, one at least is needed. Pass cnnzoo.results().")
+        raise InputError("No checkpoint was given; at least one is needed. Pass cnnzoo.results().")
     figure, (left, right) = panels(5, 2, width_ratios=(1.35, 1))
     figure.suptitle("Accuracy on the Fashion-MNIST test set", fontsize=11)
     _frontiers(left, rows, others)

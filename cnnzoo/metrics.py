@@ -90,4 +90,4 @@ def check_metrics(metrics: Mapping[str, Any], where: object) -> None:
 
 def _refusal(where: object, name: str, value: Any, allowed: str) -> CheckpointError:
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return CheckpointError(f"{where} says that {name} is {shown}, allowed is {allowed}. Measure again, or train again.")
+    return CheckpointError(f"{where} says that {name} is {shown}; allowed is {allowed}. Measure again, or train again.")

@@ -60,7 +60,7 @@ def curves(run: str | Path) -> Figure:
         lines = [parse_json(line) for line in read_bytes(path).decode().splitlines() if line.strip()]
         epochs = [line["epoch"] for line in lines]
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{path} is no log of a run ({e}). Name a run folder, made by cnnzoo train.") from e
+        raise CheckpointError(f"{path} is not a log of a run ({e}). Name a run folder, made by cnnzoo train.") from e
     if not epochs:
         raise CheckpointError(f"{path} has no completed epoch yet. Wait for the first one.")
     figure, both = panels(4, 2)
@@ -103,7 +103,8 @@ def confusion_matrix(confusion: Any, labels: tuple[str, ...], title: str = "") -
     counts = torch.as_tensor(confusion, dtype=torch.double)
     if counts.shape != (len(labels), len(labels)):
         raise InputError(
-            f"Counts of shape {tuple(counts.shape)} were given for {len(labels)} labels. Pass a square, one row per label."
+            f"Counts of shape {tuple(counts.shape)} were given for {len(labels)} labels. Pass a row and a column for each "
+            "label."
         )
     share = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     errors = share.clone().fill_diagonal_(0)
@@ -167,7 +168,7 @@ def feature_maps(model: nn.Module, image: Any, channels: int = 7, photo: str = "
         CheckpointError: The maps are not finite.
     """
     if not 1 <= channels <= _MOST:
-        raise InputError(f"channels={channels} was given, allowed is 1 to {_MOST}. Pass channels=7, say.")
+        raise InputError(f"channels={channels} was given; allowed is 1 to {_MOST}. Pass channels=7, for example.")
     model = with_levels(model)
     x = _input(model, image, photo)
     with torch.inference_mode():
@@ -243,7 +244,7 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
         temperature: Of the model, from `inference.temperature`: with it the probabilities are those of `predict`.
     """
     if not 1 <= count <= 6 * _MOST:
-        raise InputError(f"count={count} was given, allowed is 1 to {6 * _MOST}. Pass count=24, say.")
+        raise InputError(f"count={count} was given; allowed is 1 to {6 * _MOST}. Pass count=24, for example.")
     if len(logits) != len(split):
         raise InputError(f"{len(logits)} outputs were given for {len(split)} images. Pass predict_logits(model, split).")
     confidence, guess = (logits / temperature).softmax(1).max(1)

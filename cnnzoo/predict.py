@@ -69,13 +69,15 @@ def predict(
     many = isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray, memoryview))
     batch = list(images) if many else [images]
     if not batch:
-        raise InputError("An empty list of images was given. Pass one image at least.")
+        raise InputError("An empty list of images was given. Pass at least one image.")
     forms = {False: _probabilities(model, len(batch))}
     forms[True] = forms[False] if photo_model is None else _probabilities(photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
     if photo_model is not None and (class_labels(photo_model), photo_model.in_chans) != (labels, model.in_chans):
-        raise InputError("The model and its photo_model have other classes or channels. Pass two of the same data set.")
+        raise InputError(
+            "The model and its photo_model have different classes or channels. Pass two models of the same data set."
+        )
     read = reader(model, photo)
     answers: list[Answer] = []
     for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
@@ -105,5 +107,7 @@ def _checked_count(topk: Any, classes: int) -> int:
     except TypeError:
         count = 0
     if not 1 <= count <= classes:
-        raise InputError(f"topk={topk!r} was given, allowed is a whole number from 1 to {classes}. Pass topk=1, say.")
+        raise InputError(
+            f"topk={topk!r} was given; allowed is a whole number from 1 to {classes}. Pass topk=1, for example."
+        )
     return count

@@ -31,10 +31,12 @@ def output_size(n: int, k: int, p: int = 0, s: int = 1) -> int:
         InputError: The window is larger than the padded image, or a number is out of range.
     """
     if k < 1 or s < 1 or p < 0:
-        raise InputError(f"k={k}, p={p}, s={s} were given; k and s are 1 or more, p is 0 or more. Pass k=3, p=2, s=1, say.")
+        raise InputError(
+            f"k={k}, p={p}, s={s} were given; k and s are 1 or more, p is 0 or more. Pass k=3, p=2, s=1, for example."
+        )
     if k > n + p:
         raise InputError(
-            f"A window of {k} was given on {n} pixels with {p} of padding, it may have {n + p} at most. "
+            f"A window of {k} was given on {n} pixels with {p} of padding; at most {n + p} is allowed. "
             f"Pass k={n + p} or less, or p={k - n} or more."
         )
     return (n - k + p + s) // s
@@ -128,7 +130,7 @@ def corr2d_1x1(X: Tensor, K: Tensor) -> Tensor:
     _check_axes("K", K, "(co, ci, 1, 1)")
     if K.shape[2:] != (1, 1):
         raise InputError(
-            f"Kernels of {K.shape[2]}x{K.shape[3]} were given, a matrix product takes 1x1. "
+            f"Kernels of {K.shape[2]}x{K.shape[3]} were given; a matrix product takes 1x1. "
             "Pass them to corr2d_multi_in_out(X, K)."
         )
     _check_channels(X, K, K.shape[1])
@@ -159,13 +161,13 @@ def pool2d(X: Tensor, size: Pair, mode: str = "max", stride: Pair | None = None,
         return torch.stack([pool2d(x, size, mode, stride, padding) for x in X])
     _check_axes("X", X, "(h, w) or (c, h, w)")
     if not X.is_floating_point():
-        raise InputError(f"X of {X.dtype} was given, pooling takes floats. Pass X.float().")
+        raise InputError(f"X of {X.dtype} was given; pooling takes floats. Pass X.float().")
     (h, w), (ph, pw) = _pair("size", size), _pair("padding", padding)
     sh, sw = (1, 1) if stride is None else _pair("stride", stride)
     rows, columns = output_size(X.shape[0], h, 2 * ph, sh), output_size(X.shape[1], w, 2 * pw, sw)
     if 2 * ph > h or 2 * pw > w:
         raise InputError(
-            f"padding={(ph, pw)} was given for a window of {h}x{w}, half the window is the most. "
+            f"padding={(ph, pw)} was given for a window of {h}x{w}; at most half the window is allowed. "
             f"Pass padding={(min(ph, h // 2), min(pw, w // 2))}."
         )
     X = pad(X, (pw, pw, ph, ph), value=-torch.inf if mode == "max" else 0.0)
@@ -331,7 +333,7 @@ def _pair(name: str, value: Pair) -> tuple[int, int]:
     least = 0 if name == "padding" else 1
     if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
         raise InputError(
-            f"{name}={value!r} was given, one or two whole numbers from {least} up are allowed. "
+            f"{name}={value!r} was given; one or two whole numbers from {least} up are allowed. "
             f"Pass {name}={least}, or {name}=({least}, {least}) for rows and columns."
         )
     return pair
@@ -341,18 +343,18 @@ def _check_axes(name: str, tensor: Tensor, wanted: str) -> None:
     shape = tuple(tensor.shape)
     if len(shape) != wanted.partition(")")[0].count(",") + 1:
         raise InputError(
-            f"{name} of shape {shape} was given, {wanted} is needed. "
+            f"{name} of shape {shape} was given; {wanted} is needed. "
             f"Pass {name}[None] to add an axis in front, {name}[0] to take one away."
         )
     if tensor.numel() == 0:
-        raise InputError(f"{name} of shape {shape} is empty, every axis needs 1 or more. Pass another {name}.")
+        raise InputError(f"{name} of shape {shape} is empty; every axis needs 1 or more. Pass another {name}.")
 
 
 def _check_channels(X: Tensor, K: Tensor, channels: int) -> None:
     if X.shape[0] != channels:
         right = (*K.shape[:-3], X.shape[0], *K.shape[-2:])
         raise InputError(
-            f"X with {X.shape[0]} channels and kernels for {channels} were given, they must agree. Pass K of shape {right}."
+            f"X with {X.shape[0]} channels and kernels for {channels} were given; they must agree. Pass K of shape {right}."
         )
 
 
@@ -375,4 +377,4 @@ def _check_branches(K3: Tensor, K1: Tensor, norms: tuple[Norm, ...]) -> None:
         )
     if len(norms) not in ((2, 3) if co == ci else (2,)):
         allowed = "2 or 3" if co == ci else "2, since the image itself has other channels than the result,"
-        raise InputError(f"{len(norms)} norms were given for {ci} to {co} channels, allowed are {allowed}. Pass norms[:2].")
+        raise InputError(f"{len(norms)} norms were given for {ci} to {co} channels; allowed are {allowed}. Pass norms[:2].")

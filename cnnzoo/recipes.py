@@ -151,12 +151,12 @@ class Recipe:
         for field, low, high in _RANGES:
             if not low <= getattr(self, field) <= high:
                 raise CnnzooError(
-                    f"{field}={getattr(self, field)} was given, allowed is {low} to {high}. Choose a value in between."
+                    f"{field}={getattr(self, field)} was given; allowed is {low} to {high}. Choose a value in between."
                 )
         for field in ("whiten", "dirac"):
             if self.pretrained and getattr(self, field):
                 raise CnnzooError(
-                    f"{field} and pretrained were given, allowed is one: both say what convolutions start as. Set "
+                    f"{field} and pretrained were given; only one is allowed, since both set the first weights. Set "
                     f"{field}=False (--no-{field}) to start from the pretrained weights."
                 )
 
@@ -178,7 +178,9 @@ def _checked(field: str, value: Any, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise CnnzooError(f"{field}={value!r} was given, a {kind.__name__} is needed. Write {field}={_EXAMPLES[kind]}, say.")
+        raise CnnzooError(
+            f"{field}={value!r} was given; a {kind.__name__} is needed. For example, write {field}={_EXAMPLES[kind]}."
+        )
     return value
 
 

@@ -41,7 +41,9 @@ def list_models(
     """
     patterns = [pattern or "*"] if isinstance(pattern, str) else pattern
     if not isinstance(patterns, (list, tuple, set)) or not all(isinstance(p, str) for p in patterns):
-        raise CnnzooError(f"The pattern {pattern!r} was given, allowed is a text or several. Write 'resnext*', say.")
+        raise CnnzooError(
+            f"The pattern {pattern!r} was given; allowed is a text or a list of texts. For example, write 'resnext*'."
+        )
     wanted = {supports} if isinstance(supports, str) else set(supports)
     for capability in wanted - set(CAPABILITIES):
         raise unknown("capability", capability, CAPABILITIES)
@@ -136,8 +138,8 @@ def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
     if pretrained:
         if (found := checkpoints.sha256(run.weights)) != run.metrics["sha256"]:
             raise CheckpointError(
-                f"{run.weights} is not what the run left: its sha256 is {found}, expected {run.metrics['sha256']}. Train it "
-                "again, or copy the folder again."
+                f"{run.weights} is not the file that the run wrote: its sha256 is {found}, expected "
+                f"{run.metrics['sha256']}. Train it again, or copy the folder again."
             )
         # The gate: exactly this model's tensors. timm would take others as far as they fit, and adapts to other kwargs.
         own = timm.create_model(name, in_chans=info.image_size[0], num_classes=classes, device="meta")
@@ -182,7 +184,9 @@ def _from_elsewhere(source: Source, pretrained: bool, **kwargs: Any) -> nn.Modul
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise CheckpointError(f"{place} cannot be built so ({reason}). Leave out arguments that it does not have.") from e
+        raise CheckpointError(
+            f"{place} cannot be built with these arguments ({reason}). Leave out those that it does not have."
+        ) from e
 
 
 def info(name: str | os.PathLike) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
     if isinstance(model, os.PathLike):
         return _of_folder(os.fspath(model))
     if not isinstance(model, str):
-        raise CnnzooError(f"A {type(model).__name__} was given for a model, allowed is {_ALLOWED}. Pass its name.")
+        raise CnnzooError(f"A {type(model).__name__} was given for a model; allowed is {_ALLOWED}. Pass its name.")
     arch, tag = split_model_name_tag(model)
     full = arch in models.entrypoints() and (not tag or f"{arch}.{tag}" in checkpoints.names())
     is_folder = _is_folder(model)
@@ -110,7 +110,7 @@ def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
         return Source("timm", _of_timm(place))
     if colon:
         if source not in ("hf-hub", "local-dir") or not place:
-            raise UnknownNameError(f"Unknown model {model!r}. Allowed is {_ALLOWED}. Write hf-hub:ORG/NAME, say.")
+            raise UnknownNameError(f"Unknown model {model!r}. Allowed is {_ALLOWED}. For example, write hf-hub:ORG/NAME.")
         return Source("hub", place) if source == "hf-hub" else _of_folder(place)
     raise _unknown(model, arch, tag)
 
@@ -139,17 +139,17 @@ def _of_folder(given: str) -> Source:
         return Source("folder", str(folder))
     if (folder / "recipe.json").is_file() and not (folder / "README.md").is_file():  # a checkpoint has a card, a run none
         return Source("run", str(folder))
-    what = "has neither of them" if folder.is_dir() else "is no folder"
+    what = "has no" if folder.is_dir() else "is not a folder with"
     raise CheckpointError(
-        f"{given} was given for a model and {what}: config.json, which a checkpoint folder has, or recipe.json, which a run "
-        "folder has. Name a folder that cnnzoo build or cnnzoo train made."
+        f"{given} was given for a model, but it {what} config.json (of a checkpoint folder) or recipe.json (of a run). "
+        "Name a folder that cnnzoo build or cnnzoo train made."
     )
 
 
 def _unknown(model: str, arch: str, tag: str) -> UnknownNameError:
     if os.path.isfile(model):
         place = os.path.dirname(model) or "."
-        return UnknownNameError(f"{model} is a file, allowed is {_ALLOWED}. Write {place} for its folder.")
+        return UnknownNameError(f"{model} is a file; allowed is {_ALLOWED}. Write {place} for its folder.")
     if arch in models.entrypoints():
         checkpoints.check_installation()
         tags = list(checkpoints.pretrained_cfgs(arch))
@@ -211,7 +211,9 @@ def read_run(folder: str | os.PathLike) -> Run:
         raise CheckpointError(f"{folder} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
     check_metrics(metrics, folder / "metrics.json")
     if "data" not in metrics and recipe["dataset"] not in DATASETS:
-        raise CheckpointError(f"{folder} does not say what its data were: it was made by an older version. Train it again.")
+        raise CheckpointError(
+            f"{folder} does not say what data it was trained on: it was made by an older version. Train it again."
+        )
     arch = split_model_name_tag(str(metrics.get("model", recipe["model"])))[0]
     if arch.startswith(TIMM):
         _of_timm(arch.removeprefix(TIMM))

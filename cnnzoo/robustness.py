@@ -50,8 +50,8 @@ def corrupt(images: Tensor, corruption: str, seed: int = 0) -> Tensor:
         raise unknown("corruption", corruption, names())
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise InputError(
-            f"Images of shape {tuple(images.shape)} and type {images.dtype} were given, allowed is (B, C, H, W) in uint8, "
-            "or float from 0 to 1. Pass split.images, say."
+            f"Images of shape {tuple(images.shape)} and type {images.dtype} were given; allowed is (B, C, H, W) in uint8, "
+            "or float from 0 to 1. Pass split.images, for example."
         )
     kind, amount = corruption.split()
     generator = torch.Generator().manual_seed(seed)

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(0 if arguments else 2)
     script = Path(arguments[0])
     if not script.is_file():
-        sys.exit(f"Error: {script} was given as a script, and is no file. Name one: {USAGE}")
+        sys.exit(f"Error: {script} was given as a script, but it is not a file. Name one: {USAGE}")
     sys.argv = arguments
     # Python put the current folder there for `-m`, or nothing if it was told not to; a script has its own folder there.
     if not getattr(sys.flags, "safe_path", False):  # Python 3.10 has none

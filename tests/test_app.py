@@ -179,13 +179,13 @@ def test_a_hostile_file_is_one_line_in_the_page(models, tmp_path, kind):
 
 
 def test_a_file_that_is_gone_is_one_line_in_the_page(models):
-    assert "no longer here" in message_in(answer(models, MODEL, PICTURE, "/nowhere/x.png")[0])
+    assert "no longer stored" in message_in(answer(models, MODEL, PICTURE, "/nowhere/x.png")[0])
 
 
 def test_limits_are_the_callers_own(tmp_path):
     Image.new("L", (20, 20)).save(tmp_path / "x.gif")
     assert data.open_image(tmp_path / "x.gif", limits=LIMITS).size == (20, 20)
-    with pytest.raises(InputError, match="20x20 pixels, allowed are 399 in all"):
+    with pytest.raises(InputError, match="20x20 pixels; at most 399 are allowed"):
         data.open_image(tmp_path / "x.gif", limits=data.Limits(399, ("GIF",)))
     with pytest.raises(InputError, match="not an image"):
         data.open_image(tmp_path / "x.gif", limits=data.Limits(400, ("PNG",)))
@@ -237,7 +237,7 @@ def test_the_space_is_three_files_that_name_what_it_runs_on(tmp_path):
     code = (folder / "app.py").read_text()
     exec(code.replace("from cnnzoo import app", ""), dict(app=SimpleNamespace(launch=lambda *a, **k: called.append((a, k)))))
     assert called == [(("nin_tiny",), dict(host="0.0.0.0", port=7860))]
-    assert "is there already" in run("--space", str(folder))
+    assert "already exists" in run("--space", str(folder))
     assert "Push it first: cnnzoo push" in run("--space", str(tmp_path / "other"), "--model", f"local-dir:{MINE}")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new"]
     (tmp_path / "empty").mkdir()

@@ -213,7 +213,7 @@ def test_an_installation_without_the_folders_says_so(name, monkeypatch):
     """As where Python imports the package from a zip file."""
     monkeypatch.setattr(checkpoints, "root", lambda: Path("cnnzoo.zip/hub_configs"))
     monkeypatch.setattr(checkpoints, "names", lambda: ())
-    with pytest.raises(CheckpointError, match="cnnzoo.zip/hub_configs is not there.* pip install cnnzoo"):
+    with pytest.raises(CheckpointError, match="cnnzoo.zip/hub_configs does not exist.* pip install cnnzoo"):
         cnnzoo.create_model(name, pretrained=True)
 
 

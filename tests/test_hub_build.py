@@ -145,9 +145,9 @@ def misled(temperature):
 
 
 REFUSED = dict(
-    foreign=(lambda: nn.Linear(2, 2), "A Linear was given, needed is a classifier made by cnnzoo"),
+    foreign=(lambda: nn.Linear(2, 2), "A Linear was given; a classifier made by cnnzoo"),
     timms=(lambda: timm.create_model("resnet10t", num_classes=2), "A ResNet was given"),
-    headless=(lambda: trained(num_classes=0), "one class at least"),
+    headless=(lambda: trained(num_classes=0), "at least one class"),
     features=(lambda: cnnzoo.create_model("resnet_tiny", features_only=True), "features_only"),
     weightless=(lambda: cnnzoo.create_model("resnet_tiny", device="meta"), "meta device"),
     compiled=(lambda: torch.compile(trained()), "A OptimizedModule was given"),
@@ -184,11 +184,11 @@ def test_a_failure_leaves_the_folder_of_before(tmp_path):
 
 
 def test_options_of_the_other_kind_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="goes with runs"):
+    with pytest.raises(CheckpointError, match="is for runs only"):
         hub.build(trained(), tmp_path, holdout_run=tmp_path)
-    with pytest.raises(CheckpointError, match="variant='textbook', which goes with runs"):
+    with pytest.raises(CheckpointError, match="variant='textbook', which is for runs only"):
         hub.build(trained(), tmp_path, variant="textbook")
-    with pytest.raises(CheckpointError, match="go with a model"):
+    with pytest.raises(CheckpointError, match="for a model only"):
         hub.build(tmp_path, tmp_path, labels=["a"])
     with pytest.raises(CheckpointError, match="empty list"):
         hub.build([], tmp_path)
@@ -289,7 +289,7 @@ def test_one_run_does_not_count_twice(tmp_path, pets):
     train_on(pets, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     for other in ("run", "copy"):
-        with pytest.raises(CheckpointError, match="are both of seed 0, and count as one"):
+        with pytest.raises(CheckpointError, match="both have the seed 0, so they count as one"):
             hub.build([tmp_path / "run", tmp_path / other], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -336,7 +336,7 @@ def test_a_damaged_note_of_the_data_is_an_error_of_one_line(tmp_path, pets):
     noted = metrics["data"]
     for spoiled in ({}, [1], None, noted | dict(image_size=[1]), noted | dict(labels=[1, 2]), noted | dict(mean=[0.1, 0.2])):
         (run / "metrics.json").write_text(json.dumps(dict(metrics, data=spoiled)))
-        with pytest.raises(CnnzooError, match="not whole|known of the data") as caught:
+        with pytest.raises(CnnzooError, match="is incomplete|known of the data") as caught:
             hub.build(run, tmp_path)
         assert "\n" not in str(caught.value)
 

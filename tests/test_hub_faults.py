@@ -275,7 +275,7 @@ def test_a_stale_parent_is_made_anew(server, transport):
 
 @fault("no token, a bad one, somebody else's, for a private repository", "`HubError` that says so; the token is never shown")
 @pytest.mark.parametrize(
-    ("token", "words"), [(False, "anonymous"), ("hf_nobody", "does not accept the token"), (BOB, "does not open it")]
+    ("token", "words"), [(False, "anonymous"), ("hf_nobody", "does not accept the token"), (BOB, "gives no access")]
 )
 def test_a_private_repository_stays_closed(server, cache, token, words):
     server.put(MINE, FILES, private=True)

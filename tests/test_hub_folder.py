@@ -54,7 +54,7 @@ def test_a_stray_file_is_refused_by_name(folder, quick, stray):
 def test_a_link_is_refused(folder, quick):
     (folder / "README.md").rename(folder.parent / "README.md")
     (folder / "README.md").symlink_to(folder.parent / "README.md")
-    with pytest.raises(CheckpointError, match="no plain file"):
+    with pytest.raises(CheckpointError, match="not an ordinary file"):
         hub.verify(folder)
 
 
@@ -75,7 +75,7 @@ def test_flipped_weights_are_refused(folder, quick):
 def test_a_pickle_under_the_name_of_the_weights_is_refused(folder, quick):
     torch.save(dict(weight=torch.zeros(1)), folder / checkpoints.WEIGHTS)
     regenerate(folder)
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         hub.verify(folder)
 
 
@@ -106,7 +106,7 @@ def test_a_config_that_the_weights_do_not_give_is_refused(folder, quick):
     config = json.loads((folder / "config.json").read_text())
     config["pretrained_cfg"]["mean"] = [0.5]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="config.json is not what"):
+    with pytest.raises(CheckpointError, match="config.json does not fit"):
         hub.verify(folder)
 
 

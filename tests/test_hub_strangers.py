@@ -80,7 +80,7 @@ def test_a_malicious_pickle_does_nothing(server, cache, tmp_path):
     server.put(MINE, dict(FILES, **{"pytorch_model.bin": evil}))
     assert_right(pull(cache))
     server.put(MINE, dict(FILES, **{"model.safetensors": evil}))
-    refused(lambda: pull(cache), "no safetensors file", kind=CheckpointError)
+    refused(lambda: pull(cache), "not a safetensors file", kind=CheckpointError)
     assert not [r for r in server.requests if "pytorch_model" in r.path]
     assert not (tmp_path / "witness").exists()
 

@@ -120,7 +120,7 @@ def test_what_is_transparent_becomes_black(transform):
     torch.testing.assert_close(out, torch.full_like(out, -MEAN / STD))
     palette = Image.new("P", (28, 28), 5)
     palette.putpalette([255] * 768)
-    palette.info["transparency"] = 5
+    palette.info["completely transparent"] = 5
     out = transform(palette)
     torch.testing.assert_close(out, torch.full_like(out, -MEAN / STD))
 

@@ -174,7 +174,7 @@ def test_photos_are_answered_by_the_model_for_photos_and_the_rest_by_the_usual_o
 
 
 def test_models_of_other_classes_do_not_answer_together(model):
-    with pytest.raises(InputError, match="other classes or channels"):
+    with pytest.raises(InputError, match="different classes or channels"):
         cnnzoo.predict(model, IMAGE, photo_model=cnnzoo.create_model("lenet_tiny", num_classes=3))
 
 
@@ -302,10 +302,10 @@ BAD_IMAGES = {
     "nobody's home": (lambda folder: "~nosuchuser/photo.png", "cannot be opened"),
     "float beyond 1": (
         lambda folder: Image.fromarray(np.full((28, 28), 2.5, np.float32)),
-        "2.5 was given, allowed is 0 to 1",
+        "2.5 was given; allowed is 0 to 1",
     ),
     "negative": (lambda folder: Image.fromarray(np.full((28, 28), -5, np.int32)), "-5 .*allowed is 0 to 255"),
-    "three or one": (lambda folder: np.zeros((3, 28, 28), np.uint8), "three images or one of three channels"),
+    "three or one": (lambda folder: np.zeros((3, 28, 28), np.uint8), "three images, or one image of three channels"),
     "meta": (lambda folder: torch.zeros(28, 28, device="meta"), "meta tensor"),
     "sparse": (lambda folder: torch.zeros(28, 28).to_sparse(), "sparse tensor"),
     "quantised": (lambda folder: torch.quantize_per_tensor(torch.zeros(28, 28), 1.0, 0, torch.quint8), "quantised tensor"),

@@ -103,7 +103,7 @@ def test_weights_of_a_run_that_changed_or_are_not_finite_are_refused(mine, tmp_p
     state, weights = weights_of(tmp_path / "run"), tmp_path / "run" / "model.safetensors"
     state["head.fc.bias"][0] = float("nan")
     save_file(state, weights)
-    with pytest.raises(CheckpointError, match="not what the run left"):
+    with pytest.raises(CheckpointError, match="not the file that the run wrote"):
         cnnzoo.create_model(tmp_path / "run", pretrained=True)
     metrics = checkpoints.read_json(tmp_path / "run" / "metrics.json")
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics | dict(sha256=checkpoints.sha256(weights))))
@@ -142,8 +142,8 @@ def test_a_name_means_the_zoos_model_whatever_folders_there_are(mine, tmp_path, 
         ("../x", "'../x': there is no such folder"),
         ("me/model", "For a repository of the Hub write hf-hub:me/model"),
         ("mine/model.safetensors", "is a file.*Write mine for its folder"),
-        ("pictures", "has neither of them"),
-        ("local-dir:nowhere", "nowhere was given for a model and is no folder"),
+        ("pictures", "it has no config.json"),
+        ("local-dir:nowhere", "nowhere was given for a model, but it is not a folder"),
         ("lenet_tiny.x", "tag of lenet_tiny"),
         ("x" * 300, "Unknown model"),
         (3, "A int was given for a model"),

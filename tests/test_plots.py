@@ -78,7 +78,7 @@ def test_the_confusion_matrix_shows_percent_of_the_true_class():
     assert [text.get_text() for text in axes.texts] == ["80.0", "20.0", "0", "100.0"]
     assert torch.equal(shown(axes), torch.tensor([[0.0, 20.0], [0.0, 0.0]], dtype=torch.double))  # errors only
     assert len(axes.patches) == 2  # the right answers have a ground of their own, be they ever so few
-    with pytest.raises(InputError, match="one row per label"):
+    with pytest.raises(InputError, match="a row and a column for each"):
         plots.confusion_matrix([[1, 2]], ("cat", "dog"))
 
 
@@ -368,5 +368,5 @@ def test_the_command_writes_the_picture_with_its_note(tmp_path):
 
 def test_a_log_that_is_nested_too_deeply_is_no_log(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + "]" * 100_000)
-    with pytest.raises(CheckpointError, match="is no log of a run"):
+    with pytest.raises(CheckpointError, match="is not a log of a run"):
         plots.curves(tmp_path)

@@ -354,7 +354,7 @@ def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path
         run(override(kept, shift=2), tmp_path / "run", miniature)
     with pytest.raises(CheckpointError, match="data: "):
         run(kept, tmp_path / "run", miniature, holdout=True)
-    with pytest.raises(CnnzooError, match="needed are a teacher"):
+    with pytest.raises(CnnzooError, match="a teacher, dual=0 and at least one epoch are needed"):
         train.ask(recipe, folder, epochs=1, data_dir=miniature[0])
     content = bytearray((folder / "answers.safetensors").read_bytes())
     content[-1] ^= 1

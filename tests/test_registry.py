@@ -64,7 +64,7 @@ def test_a_pattern_finds_the_checkpoints_that_it_finds_in_timm(pattern):
 def test_an_empty_pattern_means_all_and_what_is_no_pattern_is_refused(listing):
     assert listing("") == listing() and listing([]) == []
     for bad in (None, 3, ["vgg*", 2]):
-        with pytest.raises(CnnzooError, match="text or several"):
+        with pytest.raises(CnnzooError, match="a text or a list of texts"):
             listing(bad)
 
 

@@ -119,7 +119,7 @@ def test_a_second_run_into_a_folder_in_use_is_refused_and_told_whose_it_is(recip
     monkeypatch.setattr(_loop, "_run_epoch", wait)
     first = threading.Thread(target=run, args=(recipe, tmp_path / "run", miniature))
     first.start()
-    whose = rf"belongs to a run that is going on \(process {os.getpid()} on .* since 20"
+    whose = rf"is in use by a run that has not ended \(process {os.getpid()} on .* since 20"
     try:
         assert inside.wait(60)
         for resume in (False, True):
@@ -179,7 +179,7 @@ def test_other_data_cannot_resume_a_run(tmp_path, change, message):
     train.train(FOLDER, tmp_path / "run", data_dir=root, device="cpu")
     train.train(FOLDER, tmp_path / "run", data_dir=root, device="cpu", resume=True)
     change(root)
-    with pytest.raises(CheckpointError, match=f"is of other data .*{message}"):
+    with pytest.raises(CheckpointError, match=f"belongs to other data .*{message}"):
         train.train(FOLDER, tmp_path / "run", data_dir=root, device="cpu", resume=True)
 
 

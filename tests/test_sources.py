@@ -253,7 +253,7 @@ def test_svhn_without_scipy_names_what_to_install(tmp_path, monkeypatch):
 
 def test_labels_beyond_the_classes_are_refused(tmp_path, monkeypatch):
     write_emnist(tmp_path, monkeypatch, "letters", 26, first=2)
-    with pytest.raises(DataError, match="labels of EMNIST letters go from 1 to 26, allowed is 0 to 25"):
+    with pytest.raises(DataError, match="labels of EMNIST letters go from 1 to 26; allowed is 0 to 25"):
         load_split("emnist/letters", data_dir=tmp_path, download=True)
 
 

@@ -386,5 +386,5 @@ def test_modules_that_cannot_be_watched_are_refused_with_a_way_out():
 
 @pytest.mark.parametrize("depth", [0, -1, 1.5, True])
 def test_a_depth_below_one_is_refused(depth):
-    with pytest.raises(InputError, match=rf"depth={depth} was given, 1 or more.*depth=1"):
+    with pytest.raises(InputError, match=rf"depth={depth} was given; 1 or more.*depth=1"):
         summarize(nn.ReLU(), GRAY, depth=depth)

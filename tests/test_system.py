@@ -60,7 +60,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch, kind, linked):
     before = os.stat("thing")
     if linked:
         os.symlink("thing", "link")
-    with pytest.raises(CnnzooError, match=f"is a {kind}; only a file may be replaced"):
+    with pytest.raises(CnnzooError, match=f"is a {kind}; only a file can be replaced"):
         write_json("link" if linked else "thing", {})
     assert os.stat("thing").st_mode == before.st_mode
     assert sorted(os.listdir()) == ["link", "thing"][1 - linked :]

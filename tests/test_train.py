@@ -175,7 +175,7 @@ def test_a_run_from_before_the_recipe_had_a_field_is_of_the_same_recipe(recipe, 
     write_json(tmp_path / "old" / "recipe.json", state["recipe"])
     folder = hub.build([tmp_path / "old", tmp_path / "new"], tmp_path)
     assert cnnzoo.checkpoints.read_json(folder / "metrics.json")["seeds"] == [0, 1]
-    with pytest.raises(CheckpointError, match="of another recipe"):
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
         hub.build([tmp_path / "old", tmp_path / "stepped"], tmp_path)
     state["recipe"]["size_step"] = 4
     torch.save(state, path)
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_something_else_is_refused(recipe, tmp_path, miniature):
     state = torch.load(path, weights_only=True)
     for wrong in (dict(state, model={}), {k: v for k, v in state.items() if k != "epoch"}, dict(state, recipe=7), [1]):
         torch.save(wrong, path)
-        with pytest.raises(CheckpointError, match="damaged or foreign"):
+        with pytest.raises(CheckpointError, match="damaged, or not written by"):
             run(recipe, tmp_path / "run", miniature, resume=True)
 
 

@@ -60,7 +60,7 @@ def _opened(source: str | bytes, kind: str, loaded: Loaded) -> Image.Image:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
     except OSError as e:
-        raise CnnzooError("The picture is no longer here. Choose it once more.") from e
+        raise CnnzooError("The picture is no longer stored. Choose it again.") from e
     with file:  # and not its path, which belongs in no message
         image = data.open_image(file, 3, LIMITS)
     if kind == SKETCH:

@@ -98,7 +98,7 @@ def _take_as_sent(part: Any, preprocess: Callable) -> None:
 
     async def not_from_elsewhere(path: Any, move: Callable = part.async_move_resource_to_block_cache) -> Any:
         if str(path).partition(":")[0].lower() in ("http", "https"):  # which Gradio would download
-            raise CnnzooError("An address was given for a picture. Send the file.")
+            raise CnnzooError("A web address was given; only a file can be taken. Send the file.")
         return await move(path)
 
     part.preprocess, part.async_move_resource_to_block_cache = preprocess, not_from_elsewhere

@@ -97,7 +97,7 @@ def check_address(host: str, port: int) -> None:
     except (OSError, OverflowError, ValueError) as e:
         if getattr(e, "errno", None) == errno.EADDRINUSE:
             raise CnnzooError(
-                f"Port {port} of {host} is in use, a free one is needed. Type: cnnzoo app --port {port % 65535 + 1}"
+                f"Port {port} of {host} is in use; a free port is needed. Type: cnnzoo app --port {port % 65535 + 1}"
             ) from e
         reason = getattr(e, "strerror", None) or " ".join(str(e).split())[:100]
         raise CnnzooError(

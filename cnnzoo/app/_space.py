@@ -54,12 +54,12 @@ def write_space(folder: str | os.PathLike, model: str | None = None) -> Path:
     source = resolve(model or DEFAULT)
     if source.kind not in ("name", "hub"):
         raise CnnzooError(
-            f"{model} was given for a Space, where only a name of the zoo or hf-hub:ORG/NAME can be had. Push it first: "
+            f"{model} was given for a Space, which can use a model of the zoo or of the Hub only. Push it first: "
             f"cnnzoo push {model} ORG/NAME, then write --model hf-hub:ORG/NAME."
         )
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CnnzooError(f"{folder} is there already, a new or an empty folder is needed. Choose another name.")
+        raise CnnzooError(f"{folder} already exists; a new or an empty folder is needed. Choose another name.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}.", dir=folder.parent) as scratch:
         whole = Path(scratch) / "space"

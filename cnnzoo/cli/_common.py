@@ -91,7 +91,7 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
 
     network = registry.create_model(model, pretrained=True)
     if device.partition(":")[0] == "meta":
-        raise CnnzooError(f"device={device!r} was given, which keeps shapes and no numbers. Pass --device cpu.")
+        raise CnnzooError(f"device={device!r} was given, which stores shapes but no numbers. Pass --device cpu.")
     try:
         return network.to(device)
     except (RuntimeError, AssertionError, ImportError, AttributeError) as e:  # torch has several for what is not there

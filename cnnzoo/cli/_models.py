@@ -65,7 +65,7 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
 
     names = registry.list_models(pattern, pretrained=with_weights, supports=supports)
     if not names:
-        raise CnnzooError(f"No model fits {pattern!r} and the options. cnnzoo list shows all of them.")
+        raise CnnzooError(f"No model matches {pattern!r} and the options. cnnzoo list shows all of them.")
     if with_weights:
         _list_results(registry.results(names), as_json)
         return

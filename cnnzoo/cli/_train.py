@@ -112,7 +112,7 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
     except KeyboardInterrupt:
         if not (Path(out) / train.CHECKPOINT).is_file():
             raise
-        raise Stopped(f"stopped; {out} holds the last completed epoch. Go on with it: --resume.") from None
+        raise Stopped(f"stopped; {out} holds the last completed epoch. To continue, add --resume.") from None
     if metrics:  # on the main process
         click.echo(f"{metrics['model']}: {metrics['top1']:.2f} % top-1 on {metrics['split']}, weights in {out}")
 
@@ -173,7 +173,7 @@ def reproduce(
         click.echo(
             f"{found.checkpoint}: {found.card:.2f} % on its card, {found.top1:.2f} % in this run (seed {found.seed}, "
             f"weights in {found.run}).\n{'Reproduced' if found.good else 'NOT reproduced'}: they differ by "
-            f"{abs(found.top1 - found.card):.2f} points, allowed are {found.tolerance:.2f} = {reproduce.FORMULA} at "
+            f"{abs(found.top1 - found.card):.2f} points; allowed are {found.tolerance:.2f} = {reproduce.FORMULA} at "
             f"n = {found.count:,} test images."
         )
     if not found.good:

@@ -22,7 +22,7 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
         DataError: There are no classes, one is empty, test has one that train lacks, or a file is no image.
     """
     if data_dir is None:
-        raise DataError("The data set 'folder' was given without its place. Pass the folder as data_dir= (--data-dir).")
+        raise DataError("The data set 'folder' was given without its folder. Pass the folder as data_dir= (--data-dir).")
     try:
         train_dir, test_dir = _layout(data_dir)
         files = _files(train_dir)
@@ -32,13 +32,13 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
     classes = sorted(files)
     if len(classes) < 2:
         raise DataError(
-            f"{train_dir} has {len(classes)} class folders ({', '.join(classes) or 'none'}), two are needed at least. Put "
+            f"{train_dir} has {len(classes)} class folders ({', '.join(classes) or 'none'}); at least two are needed. Put "
             "the pictures of each class into a folder of its name, CLASS/*.png."
         )
     if tests is not None and (strangers := sorted(set(tests) - set(files))):
         raise DataError(
             f"{test_dir} has classes that {train_dir} lacks: {', '.join(strangers)}. Allowed: {', '.join(classes)}. Name "
-            "the folders alike in both."
+            "the folders the same in both."
         )
     train = [(path, classes.index(k)) for k in classes for path in files[k]]
     if tests is not None:
@@ -50,7 +50,7 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
     counts = parts[0][1].bincount(minlength=len(classes)).tolist()
     if 0 in counts:
         raise DataError(
-            f"None of the pictures of class {classes[counts.index(0)]} in {train_dir} can be read, one is needed at least. "
+            f"None of the pictures of class {classes[counts.index(0)]} in {train_dir} can be read; at least one is needed. "
             "Export them again, or remove the class."
         )
     title = os.fsencode(data_dir.resolve().name).decode("utf-8", "backslashreplace")
@@ -108,8 +108,8 @@ def _layout(root: Path) -> tuple[Path, Path | None]:
     for lone in filter(None, (train, test)):
         if any(p.is_dir() for p in lone.iterdir()):
             raise DataError(
-                f"{root} has the folder {lone.name} alone. Allowed are train and test (or {', '.join(TEST_NAMES[1:])}) side "
-                f"by side, or class folders. Add the other one, or pass {lone} itself to have a fifth of it for testing."
+                f"{root} has only the folder {lone.name}. Allowed are train and test (or {', '.join(TEST_NAMES[1:])}) side "
+                f"by side, or class folders. Add the other one, or pass {lone} itself: then a fifth of it is for testing."
             )
     return root, None
 
@@ -133,7 +133,9 @@ def _files(folder: Path) -> dict[str, list[Path]]:
             inner[:] = [n for n in inner if not _hidden(n) and os.path.realpath(os.path.join(place, n)) not in seen]
             paths += [Path(place, n) for n in names if not _hidden(n)]
         if not paths:
-            raise DataError(f"The class folder {entry} is empty, one picture is needed at least. Fill it or remove it.")
+            raise DataError(
+                f"The class folder {entry} is empty; at least one picture is needed. Add one, or remove the folder."
+            )
         found[entry.name] = sorted(paths)
     return found
 

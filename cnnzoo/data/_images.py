@@ -51,7 +51,9 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
     config = resolve_input_data_config(model=model)
     chans, height, width = config["input_size"]
     if chans not in (1, 3):
-        raise InputError(f"The model takes {chans} channels; images can be made into 1 or 3. Build it with in_chans=1 or 3.")
+        raise InputError(
+            f"The model takes {chans} channels; images can be converted to 1 or 3. Build it with in_chans=1 or 3."
+        )
     return v2.Compose(
         [
             _to_pixels((chans, height, width), config["interpolation"]),
@@ -108,7 +110,7 @@ def read_images(
         listed = ", ".join(list(reasons)[:_LISTED]) + more
         text = f"{len(reasons)} of {len(names)} images in {place} cannot be used: {listed}"
         if not skip_broken:
-            raise DataError(f"{text}. {next(iter(reasons.values()))} Or leave out all that are broken: skip_broken=True.")
+            raise DataError(f"{text}. {next(iter(reasons.values()))} Or leave out all broken files: skip_broken=True.")
         warnings.warn(f"{text}; they are left out.", stacklevel=2)
     return images[: len(good)], good
 
@@ -180,8 +182,8 @@ def check_shape(image: Image.Image, width: int, height: int) -> None:
     scale = min(height / image.height, width / image.width)
     if min(image.height, image.width) * scale < 0.5:
         raise InputError(
-            f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height} nothing would "
-            "be left of its short side. Crop it to what it shows."
+            f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height}, its short "
+            "side has no pixel left. Crop the image."
         )
 
 
@@ -209,7 +211,7 @@ def open_image(source: Any, channels: int = 1, limits: Limits | None = None) -> 
             f"A {type(source).__name__} was given as an image. Pass a path, a PIL image, a NumPy array or a tensor."
         )
     if 0 in image.size:
-        raise InputError(f"The image has {image.width}x{image.height} pixels, one at least is needed. Pass another image.")
+        raise InputError(f"The image has {image.width}x{image.height} pixels; at least one is needed. Pass another image.")
     return image
 
 
@@ -223,11 +225,11 @@ def _open_file(source: str | os.PathLike, limits: Limits | None) -> Image.Image:
         reason = getattr(e, "strerror", None) or e
         raise InputError(f"{str(source)[:300]} cannot be opened ({reason}). Pass the path of an image file.") from e
     if stat.S_ISDIR(found.st_mode):
-        raise InputError(f"{path} is a folder, an image file is needed. Pass the files in it, such as {path}/*.png.")
+        raise InputError(f"{path} is a folder; an image file is needed. Pass the files in it, such as {path}/*.png.")
     if not stat.S_ISREG(found.st_mode):  # reading a pipe may never end
-        raise InputError(f"{path} is a pipe or a device, an image file is needed. Write what it gives into a file first.")
+        raise InputError(f"{path} is a pipe or a device; an image file is needed. Write its content into a file first.")
     if found.st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes), an image file is needed. Copy or export it again.")
+        raise InputError(f"{path} is empty (0 bytes); an image file is needed. Copy or export it again.")
     return _decode(path, str(path), limits)
 
 
@@ -236,14 +238,14 @@ def _decode(file: Any, name: str, limits: Limits | None) -> Image.Image:
         with Image.open(file, formats=limits and limits.formats) as image:
             if limits and image.width * image.height > limits.pixels:
                 size = f"{image.width}x{image.height}"
-                raise InputError(f"{name} has {size} pixels, allowed are {limits.pixels:,} in all. Scale it down first.")
+                raise InputError(f"{name} has {size} pixels; at most {limits.pixels:,} are allowed. Scale it down first.")
             return _upright(image, name)
     except InputError:
         raise
     except UnidentifiedImageError as e:
         raise InputError(f"{name} is not an image that Pillow can read. Convert it to PNG or JPEG.") from e
     except Image.DecompressionBombError as e:
-        raise InputError(f"{name} is too large an image ({e}). Scale it down first.") from e
+        raise InputError(f"{name} is too large ({e}). Scale it down first.") from e
     except Exception as e:  # each format's reader raises kinds of its own
         reason = getattr(e, "strerror", None) or e
         raise InputError(f"{name} cannot be read as an image ({reason}). Check its permissions, or export it again.") from e
@@ -263,8 +265,8 @@ def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:
     shape = tuple(array.shape)
     if array.ndim == 3 and shape[0] == 3 and channels != 3:
         raise InputError(
-            f"An array of shape {shape} was given, which may be three images or one of three channels. Pass three as a "
-            "list, such as list(array), and one as (H, W, C)."
+            f"An array of shape {shape} was given, which can mean three images, or one image of three channels. "
+            "Pass three as a list, such as list(array), and one as (H, W, C)."
         )
     if array.ndim == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
@@ -278,7 +280,7 @@ def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:
     if 0 in array.shape:
         raise InputError(f"An array of shape {shape} holds no pixels. Pass at least one.")
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise InputError("An array with masked pixels was given, all are needed. Fill them: array.filled(0).")
+        raise InputError("An array with masked pixels was given; all pixels are needed. Fill them: array.filled(0).")
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise InputError(f"An array of type {array.dtype} was given. Pass uint8 (0 to 255) or float (0 to 1).")
@@ -289,7 +291,7 @@ def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:
 def _numbers(tensor: Tensor) -> np.ndarray:
     if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
         kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
-        raise InputError(f"A {kind} tensor was given as an image, a plain one is needed. Pass uint8 or float pixels.")
+        raise InputError(f"A {kind} tensor was given as an image; an ordinary one is needed. Pass uint8 or float pixels.")
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # NumPy has no bfloat16
 
@@ -297,10 +299,12 @@ def _numbers(tensor: Tensor) -> np.ndarray:
 def _to_bytes(values: np.ndarray, kind: str) -> np.ndarray:
     """Pixels in [0, 1] to 8 bits."""
     if not np.isfinite(values).all():
-        raise InputError(f"The {kind} holds NaN or infinite pixels, finite ones are needed. Clean it with numpy.nan_to_num.")
+        raise InputError(
+            f"The {kind} has pixels that are NaN or infinite; all must be finite. Clean it with numpy.nan_to_num."
+        )
     if values.min() < 0 or values.max() > 1:
         raise InputError(
-            f"A float {kind} from {values.min():g} to {values.max():g} was given, allowed is 0 to 1. Scale it, and leave "
-            "normalising with mean and std to cnnzoo."
+            f"A float {kind} from {values.min():g} to {values.max():g} was given; allowed is 0 to 1. Scale it; cnnzoo "
+            "itself normalises it with mean and std."
         )
     return (values * 255).round().astype(np.uint8)

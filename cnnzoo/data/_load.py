@@ -133,7 +133,8 @@ def _checked_size(image_size: Sequence[int] | None) -> tuple[int, int, int] | No
     size = tuple(image_size)
     if len(size) != 3 or size[0] not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in size):
         raise CnnzooError(
-            f"image_size={image_size} was given, allowed are channels (1 or 3), height and width. Write (1, 28, 28), say."
+            f"image_size={image_size} was given; channels (1 or 3), height and width are needed. For example, write "
+            "(1, 28, 28)."
         )
     return size
 
@@ -150,12 +151,12 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
         least = 2 if split == "training" else 1
         if len(images) < least or len(images) != len(labels):
             raise DataError(
-                f"{raw.title} has {len(images)} {split} images and {len(labels)} labels, {least} are needed at least, and "
+                f"{raw.title} has {len(images)} {split} images and {len(labels)} labels; at least {least} are needed, and "
                 "as many labels as images. Add images, or download the data again."
             )
         if labels.min() < 0 or labels.max() >= len(raw.labels):
             raise DataError(
-                f"The {split} labels of {raw.title} go from {labels.min()} to {labels.max()}, allowed is 0 to "
+                f"The {split} labels of {raw.title} go from {labels.min()} to {labels.max()}; allowed is 0 to "
                 f"{len(raw.labels) - 1}. Download the data again, or choose a data set whose images are all labelled."
             )
     for label in map(str, raw.labels):  # they are written into files when training has ended

@@ -53,7 +53,7 @@ def _trim(image: Image.Image, background: list[int]) -> Image.Image:
     far = np.abs(np.asarray(image, dtype=np.int16) - np.array(background)).max(2) > _CLOSE  # (H, W)
     rows, columns = far.any(1).nonzero()[0], far.any(0).nonzero()[0]
     if not len(rows):
-        raise InputError("The photo shows nothing but its background. Pass one with a garment that stands out from it.")
+        raise InputError("The photo shows only background. Use a photo in which the garment differs from the background.")
     return image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
 
 

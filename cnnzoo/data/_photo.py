@@ -167,7 +167,7 @@ def _differs(distance: np.ndarray) -> np.ndarray:
     from skimage.filters import threshold_otsu
 
     if distance.max() < _NOTHING:
-        raise InputError("The photo shows nothing but its background. Pass one with a garment that stands out from it.")
+        raise InputError("The photo shows only background. Use a photo in which the garment differs from the background.")
     root = np.sqrt(distance)  # otherwise a garment's boldest parts alone would be called different
     return ndimage.binary_fill_holes(root > threshold_otsu(root))
 
@@ -179,7 +179,7 @@ def _largest(found: np.ndarray) -> tuple[np.ndarray, int]:
     parts = label(found, connectivity=2)
     areas = np.bincount(parts.ravel())[1:]
     if not len(areas):
-        raise InputError("The photo shows nothing but transparency. Pass one with a garment in it.")
+        raise InputError("The photo is completely transparent. Use a photo that shows a garment.")
     kept = np.flatnonzero(areas >= _PART * areas.max()) + 1
     return np.isin(parts, kept), len(kept)
 

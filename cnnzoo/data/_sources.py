@@ -93,7 +93,7 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
     arguments: dict[str, Any] = dict(train=train)
     if facts.reader == "SVHN":
         if importlib.util.find_spec("scipy") is None:
-            raise DataError('SVHN was given, which needs scipy, which is not installed. Type: pip install "cnnzoo[data]"')
+            raise DataError('SVHN needs the package scipy, which is not installed. Type: pip install "cnnzoo[data]"')
         arguments = dict(split="train" if train else "test")
     if facts.variant:
         arguments["split"] = facts.variant
@@ -108,7 +108,7 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
             "unpacked: download=True (--download)."
         )
         raise DataError(
-            f"{facts.title} cannot be read from {data_dir} ({_reason(e)}). Allowed are its official files, laid out as "
+            f"{facts.title} cannot be read from {data_dir} ({_reason(e)}). Its official files are needed, in the folders of "
             f"torchvision does. {advice}"
         ) from e
 
@@ -161,8 +161,8 @@ def read_hub(
     for split, reader in readers.items():
         if strangers := {str(v) for v in values[split] if v not in index}:
             raise DataError(
-                f"The {split} split of {repo} has the label {sorted(strangers)[0]}, its classes are {', '.join(classes)}. "
-                "Choose a data set whose splits are labelled alike."
+                f"The {split} split of {repo} has the label {sorted(strangers)[0]}; its classes are {', '.join(classes)}. "
+                "Choose a data set whose splits have the same labels."
             )
         names = [f"image {i} ({split})" for i in range(len(reader))]
         images, good = read_images(
@@ -199,9 +199,7 @@ class _HubImages(Sequence):
 def open_hub(repo: str, data_dir: Path | None, download: bool) -> dict[str, Any]:
     """timm's readers of a data set's training split and, if it has one, its test split."""
     if importlib.util.find_spec("datasets") is None:
-        raise DataError(
-            f'hfds/{repo} was given, which needs datasets, which is not installed. Type: pip install "cnnzoo[data]"'
-        )
+        raise DataError(f'hfds/{repo} needs the package datasets, which is not installed. Type: pip install "cnnzoo[data]"')
     import datasets
     from timm.data.readers import create_reader
 
@@ -215,15 +213,17 @@ def open_hub(repo: str, data_dir: Path | None, download: bool) -> dict[str, Any]
                 "name, or let it be downloaded: download=True (--download)."
             ) from e
         if "train" not in tables:
-            raise DataError(f"{repo} has the splits {', '.join(tables)}, train is needed. Choose another data set.")
+            raise DataError(
+                f"{repo} has the splits {', '.join(tables)}; a split named train is needed. Choose another data set."
+            )
         columns = tables["train"].features
         images = [k for k, v in columns.items() if isinstance(v, datasets.Image)]
         labels = [k for k, v in columns.items() if isinstance(v, datasets.ClassLabel)]
         labels += [k for k in ("label", "labels") if k in columns]
         if not images or not labels:
             raise DataError(
-                f"{repo} has the columns {', '.join(columns)}; one of images and one of labels are needed. Choose a data "
-                "set for image classification."
+                f"{repo} has the columns {', '.join(columns)}; a column of images and one of labels are needed. Choose a "
+                "data set for image classification."
             )
         splits = {"train": "train"}
         if test := next((k for k in TEST_NAMES if k in tables), None):

@@ -107,11 +107,11 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
     if path.suffix != SUFFIXES[format]:
         raise CnnzooError(f"{path} was given for format={format!r}, whose files end in {SUFFIXES[format]}. Rename it.")
     if path.is_dir():
-        raise CnnzooError(f"{path} is a folder, needed is the name of a file. Write {path / f'model{path.suffix}'}.")
+        raise CnnzooError(f"{path} is a folder; the name of a file is needed. Write {path / f'model{path.suffix}'}.")
     if quantize and (format != "onnx" or dtype != "fp32" or not preprocess):
         raise CnnzooError(
-            f"quantize={quantize!r} was given with format={format!r}, dtype={dtype!r}, preprocess={preprocess}; it works "
-            'with "onnx", "fp32" and True. Pass format="onnx".'
+            f"quantize={quantize!r} was given with format={format!r}, dtype={dtype!r}, preprocess={preprocess}; it "
+            'needs "onnx", "fp32" and True. Pass format="onnx".'
         )
 
 
@@ -120,8 +120,8 @@ def _check_model(network: nn.Module) -> None:
     inner = getattr(runnable(network), "_orig_mod", network)  # of torch.compile
     if hasattr(inner, "pretrained_cfg") and not (hasattr(inner, "get_classifier") and getattr(inner, "num_classes", 0)):
         raise InputError(
-            f"A {type(inner).__name__} without classes was given, which gives features; needed is a classifier. Make it "
-            "without features_only and with num_classes of 1 at least."
+            f"A {type(inner).__name__} without classes was given, which gives features; a classifier is needed. Make it "
+            "without features_only and with num_classes of at least 1."
         )
     checkpoints.check_weights(inner.state_dict(), inner, f"The {type(inner).__name__}")
 

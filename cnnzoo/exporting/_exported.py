@@ -114,7 +114,7 @@ def _load_pt2(path: Path) -> Exported:
     facts = parse_json(inside[FACTS]) if native else inside
     device = torch.device(facts["device"])
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise CnnzooError(f"{path} was exported for device='cuda', and torch finds no GPU here. Export it for 'cpu'.")
+        raise CnnzooError(f"{path} was exported for device='cuda', but torch finds no GPU here. Export it for 'cpu'.")
     module = torch._inductor.aoti_load_package(str(path)) if native else torch.export.load(str(path)).module()
 
     def run(x: np.ndarray) -> list[np.ndarray]:
@@ -138,20 +138,22 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
     array = np.asarray(array)
     kind = np.uint8 if facts["preprocess"] else np.float32
     if array.dtype != kind:
-        raise InputError(f"An array of type {array.dtype} was given, {np.dtype(kind)} is needed. Convert it with .astype.")
+        raise InputError(f"An array of type {array.dtype} was given; {np.dtype(kind)} is needed. Convert it with .astype.")
     limits = facts["limits"]
     if facts["preprocess"] and limits[1][1] == 1 and array.ndim in (2, 3):
         if array.ndim == 3 and len(array) == 3:
             raise InputError(
-                f"An array of shape {array.shape} was given, which may be three images or one of three channels. Pass three "
-                "as (3, 1, H, W)."
+                f"An array of shape {array.shape} was given, which can mean three images, or one image of three "
+                "channels. Pass three as (3, 1, H, W)."
             )
         array = array.reshape(-1, 1, *array.shape[-2:])  # (H, W) or (B, H, W) -> (B, 1, H, W)
     if array.ndim != 4 or not all(least <= n <= most for n, (least, most) in zip(array.shape, limits)):
         ranges = dict(zip("BCHW", limits))
         shape = ", ".join(name if least < most else str(least) for name, (least, most) in ranges.items())
         free = ", ".join(f"{name} from {least} to {most}" for name, (least, most) in ranges.items() if least < most)
-        raise InputError(f"An array of shape {array.shape} was given, needed is ({shape}) with {free}. Resize or split it.")
+        raise InputError(
+            f"An array of shape {array.shape} was given; the file takes ({shape}) with {free}. Resize or split it."
+        )
     return np.ascontiguousarray(array)
 
 
@@ -159,7 +161,7 @@ def _pixels(sources: list[Any], facts: dict[str, Any]) -> np.ndarray:
     """Images of any kind as uint8 `(B, C, H, W)`, by the reader that all others use."""
     if not facts["preprocess"]:
         raise InputError(
-            "Images were given to a file without preprocessing, which takes normalised arrays. Export it with it."
+            "Images were given to a file without preprocessing, which takes normalised arrays. Export again with it."
         )
     if "input_size" not in facts:
         raise InputError("The file does not say which size it takes. Export it again, or pass arrays (B, C, H, W).")

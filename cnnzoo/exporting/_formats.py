@@ -110,7 +110,9 @@ def format_of(path: Path) -> str:
         if path.suffix == suffix:
             return format
     allowed = " or ".join(dict.fromkeys(SUFFIXES.values()))
-    raise CnnzooError(f"{path} was given as the file to write, whose ending must be {allowed}. Write model.onnx, say.")
+    raise CnnzooError(
+        f"{path} was given as the file to write, whose name must end in {allowed}. For example, write model.onnx."
+    )
 
 
 def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]:

@@ -59,7 +59,7 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
     cfg = getattr(inner, "pretrained_cfg", None)
     if not cfg or not hasattr(inner, "in_chans"):
         raise InputError(
-            f"A {type(inner).__name__} was given, needed is a model of timm or the zoo, which knows the images it takes. "
+            f"A {type(inner).__name__} was given; a model of timm or the zoo is needed, which knows its mean and std. "
             "Make it with cnnzoo.create_model."
         )
     size = (inner.in_chans, *cfg["input_size"][1:])

@@ -59,7 +59,7 @@ def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split 
     if split is None:
         worst = (found - logits).abs().max().item()
         if not worst <= _TOLERANCE:
-            raise ExportError(f"The file's logits differ from the model's by {worst:.2g}, allowed is {_TOLERANCE:g}.")
+            raise ExportError(f"The file's logits differ from the model's by {worst:.2g}; allowed is {_TOLERANCE:g}.")
         return
     right, kept = ((x.argmax(1) == split.labels).float().mean().item() for x in (logits, found))
     if not 100 * abs(right - kept) <= _POINTS[dtype]:

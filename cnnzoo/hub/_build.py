@@ -56,13 +56,15 @@ def build(
     if isinstance(run_or_model, nn.Module):
         if holdout_run is not None or variant:
             extra = f"variant={variant!r}" if variant else f"holdout_run={holdout_run}"
-            raise CheckpointError(f"A model was given with {extra}, which goes with runs. Leave it out.")
+            raise CheckpointError(f"A model was given with {extra}, which is for runs only. Leave it out.")
         return _build_model(run_or_model, Path(out), labels)
     if labels is not None:
-        raise CheckpointError("Runs were given with labels, which go with a model; a run knows its own. Leave them out.")
+        raise CheckpointError(
+            "Runs were given with labels, but labels are for a model only: a run knows its own. Leave them out."
+        )
     runs = [run_or_model] if isinstance(run_or_model, (str, os.PathLike)) else list(run_or_model)
     if not runs:
-        raise CheckpointError("An empty list of runs was given, one is needed at least. Pass a run folder or a model.")
+        raise CheckpointError("An empty list of runs was given; at least one is needed. Pass a run folder or a model.")
     return _build_runs([Path(run) for run in runs], None if holdout_run is None else Path(holdout_run), Path(out), variant)
 
 
@@ -72,16 +74,20 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
         found.append(_read_run(holdout_run, "holdout"))
     for run in found:
         if _comparable(run.recipe, run.metrics) != _comparable(found[0].recipe, found[0].metrics):
-            raise CheckpointError(f"{run.folder} is of another recipe than the rest. Give runs that differ in seed alone.")
+            raise CheckpointError(
+                f"{run.folder} has another recipe than the others. Give runs that differ only in their seed."
+            )
         if run.metrics.get("data") != found[0].metrics.get("data"):
-            raise CheckpointError(f"{run.folder} has seen other data than the rest. Give runs that differ in seed alone.")
+            raise CheckpointError(
+                f"{run.folder} was trained on other data than the others. Give runs that differ only in their seed."
+            )
     holdout = found.pop() if holdout_run is not None else None
     for i, run in enumerate(found):
         seed = run.metrics["seed"]
         if twin_run := next((other for other in found[:i] if other.metrics["seed"] == seed), None):
             raise CheckpointError(
-                f"{twin_run.folder} and {run.folder} are both of seed {seed}, and count as one. Give each run once, and "
-                "runs that differ in seed."
+                f"{twin_run.folder} and {run.folder} both have the seed {seed}, so they count as one run. Give each run "
+                "once, and runs with different seeds."
             )
     found.sort(key=lambda run: run.metrics["seed"])
     source = found[0]
@@ -108,8 +114,8 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     arch = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if arch not in registry.list_models() or not getattr(model, "num_classes", 0):
         raise CheckpointError(
-            f"A {type(model).__name__} was given, needed is a classifier made by cnnzoo.create_model: not timm's own, "
-            "features_only or wrapped, and with one class at least. Pass the model itself."
+            f"A {type(model).__name__} was given; a classifier made by cnnzoo.create_model is needed: not timm's own, "
+            "not wrapped, without features_only, and with at least one class. Pass the model itself."
         )
     inference.runnable(model)
     if bad := [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
@@ -117,8 +123,8 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     names = tuple(inference.class_labels(model) if labels is None else labels)
     if len(names) != model.num_classes or not all(isinstance(n, str) for n in names):
         raise CheckpointError(
-            f"{len(names)} labels were given for {model.num_classes} classes; needed is one text for each. Pass "
-            "labels=['cat', 'dog'], say, in the order of the classes."
+            f"{len(names)} labels were given for {model.num_classes} classes; one text for each class is needed. Pass, for "
+            "example, labels=['cat', 'dog'], in the order of the classes."
         )
     temperature = getattr(model, "temperature", 1.0)
     folder = out / f"{arch}.{CUSTOM}"
@@ -165,11 +171,15 @@ def _twin(folder: Path, out: str | Path) -> Path:
     metrics, recipe = read_numbers(folder)
     info = facts(metrics, recipe)
     if info.image_size[0] != 1 or metrics.get("in_chans", 1) != 1:
-        raise CheckpointError(f"{folder} has not 1 channel; only of such there is a 3-channel twin. Push it as it is.")
+        raise CheckpointError(
+            f"The model in {folder} does not have 1 channel; only such models have a 3-channel twin. Push it as it is."
+        )
     model = registry.create_model(f"local-dir:{folder}", pretrained=True, in_chans=3)
     made = Path(out) / full_name(metrics, info)
     if made.resolve() == folder.resolve():
-        raise CheckpointError(f"{out} was given for the twin, where {folder} itself is. Name another folder, such as rgb.")
+        raise CheckpointError(
+            f"{out} was given for the twin, but {folder} itself is there. Name another folder, such as rgb."
+        )
     with replacing(made) as scratch:
         storage.save_weights(model, scratch / checkpoints.WEIGHTS)
         size = summary.count(model, (3, *info.image_size[1:]))
@@ -321,7 +331,7 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
 def _read_run(given: Path, split: str) -> Run:
     source = resolve(given)
     if source.kind != "run":
-        raise CheckpointError(f"{given} is a checkpoint folder, needed is a run folder. Name one that cnnzoo train made.")
+        raise CheckpointError(f"{given} is a checkpoint folder; a run folder is needed. Name one that cnnzoo train made.")
     run = read_run(source.name)
     if run.arch.startswith(TIMM):
         raise CheckpointError(
@@ -330,7 +340,7 @@ def _read_run(given: Path, split: str) -> Run:
         )
     if run.metrics["split"] != split:
         raise CheckpointError(
-            f"{given} measured the {run.metrics['split']} split, a run on {split} is needed. Train it "
+            f"{given} measured the {run.metrics['split']} split; a run on {split} is needed. Train it "
             f"{'with' if split == 'holdout' else 'without'} --holdout."
         )
     return run

@@ -215,8 +215,8 @@ def full_name(metrics: dict[str, Any], info: DatasetInfo) -> str:
     named = isinstance(tag, str) and re.fullmatch(rf"[a-z0-9]+_{re.escape(info.name)}", tag)
     if tag != info.name and (not named or tag in DATASETS or tag in TORCHVISION):
         raise CheckpointError(
-            f"The tag {str(tag)[:60]!r} was given, allowed is {info.name}, or a variant of it in small letters and digits, "
-            f"as in textbook_{info.name}. Choose a variant such as textbook."
+            f"The tag {str(tag)[:60]!r} was given; allowed is {info.name}, or a variant of it in lower-case letters and "
+            f"digits, as in textbook_{info.name}. Choose a variant such as textbook."
         )
     return f"{metrics['model']}.{tag}"
 

@@ -60,7 +60,9 @@ def _measure(
 ) -> dict[str, Any]:
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
-        raise CheckpointError(f"{folder} has no measured numbers; those of runs do. Build it from a run: cnnzoo build.")
+        raise CheckpointError(
+            f"{folder} has no measured numbers; only a folder built from a run has them. Build it so: cnnzoo build."
+        )
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
     anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)

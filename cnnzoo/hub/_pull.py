@@ -115,7 +115,9 @@ class _Commit:
         if self.files is None:
             return self._cached(name, limit)
         if name not in self.files:
-            raise HubError(f"{self.repo.repo_id} has no {name}; nothing else is read, pickles least of all. Ask for one.")
+            raise HubError(
+                f"{self.repo.repo_id} has no {name}; no other file is read, and never a pickle. Ask its owner for this file."
+            )
         size, digest = self.files[name]
         if size > limit:
             raise CheckpointError(f"{self.where(name)} has {size:,} bytes; allowed are {limit:,}. Pull another repository.")
@@ -127,7 +129,7 @@ class _Commit:
             if (content := _verified(Path(path), digest, limit)) is not None:
                 return content
         raise CheckpointError(
-            f"{self.where(name)} came twice with another content than its hash {digest} says; nothing of it was "
+            f"{self.where(name)} was downloaded twice, and its content does not fit its hash {digest}; nothing was "
             "kept. Try again, or tell its owner."
         )
 
@@ -138,9 +140,9 @@ class _Commit:
         # The link's target is named by the hash. Systems without links keep none, and must ask the Hub.
         digest = Path(os.readlink(path)).name if path.is_symlink() else ""
         if len(digest) not in (40, 64):
-            raise HubError(f"The hash of {path} is known to the Hub only, which does not answer. Go online, and try again.")
+            raise HubError(f"Only the Hub knows the hash of {path}, and it does not answer. Go online, and try again.")
         if (content := _verified(path, digest, limit)) is None:
-            raise _Damaged(f"{path} was damaged, and is deleted. Go online, and try again to get it anew.")
+            raise _Damaged(f"{path} was damaged, and has been deleted. Go online, and try again to download it.")
         return content
 
     def remember(self, revision: str) -> None:
@@ -175,7 +177,7 @@ def _resolve(repo: Repository, revision: str, cache_dir: str | Path | None) -> _
         _log.warning("The Hub does not answer; %s comes from the cache, commit %s.", repo.repo_id, path.parent.name)
         return _Commit(repo, cache_dir, path.parent.name, None)
     if not _is_commit(str(info.sha)):
-        raise HubError(f"The Hub says that {revision} of {repo.repo_id} is no commit. Check HF_ENDPOINT, and try again.")
+        raise HubError(f"The Hub says that {revision} of {repo.repo_id} is not a commit. Check HF_ENDPOINT, and try again.")
     files = {s.rfilename: (s.size or 0, s.lfs.sha256 if s.lfs else s.blob_id or "") for s in info.siblings or ()}
     return _Commit(repo, cache_dir, info.sha, files)
 
@@ -243,5 +245,6 @@ def _widened(config: Config) -> Config:
 
 def _unpublished(where: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{where} is not what this version of cnnzoo knows as published: {why}. Use cnnzoo.create_model, or upgrade cnnzoo."
+        f"{where} is not the published file that this version of cnnzoo expects: {why}. Use cnnzoo.create_model, or "
+        "upgrade cnnzoo."
     )

@@ -85,7 +85,7 @@ def publish(
             os.listdir(place)  # glob finds nothing where it may not look
         folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
     if not folders:
-        what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is no folder"
+        what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is not a folder"
         raise CheckpointError(f"{place} {what}; nothing was published. Name the folder that cnnzoo build put them into.")
     for folder in folders:
         repo_id = f"{org}/{folder.name}"
@@ -122,13 +122,15 @@ def _push(repo: Repository, branches: dict[str, dict[str, bytes]], private: bool
     if bool(info.private) != private:
         found, asked = ("private", "public") if info.private else ("public", "private")
         raise HubError(
-            f"{repo.repo_id} is {found}, {asked} was asked for; nothing was sent. Pass private={info.private}, or change "
-            "it in the repository's settings."
+            f"{repo.repo_id} is {found}, but {asked} was asked for; nothing was sent. Pass private={info.private}, or "
+            "change it in the repository's settings."
         )
     held = {s.rfilename for s in info.siblings or ()} - {*_KEEP, CARD, "LICENSE"}
     if held and CONFIG not in held:
         shown = ", ".join(sorted(held)[:3])
-        raise HubError(f"{repo.repo_id} holds something else ({shown}); nothing was sent. Push to a new name.")
+        raise HubError(
+            f"{repo.repo_id} holds other files ({shown}), and no checkpoint; nothing was sent. Push to a new name."
+        )
     commits = []
     for branch, contents in branches.items():
         if branch != "main":

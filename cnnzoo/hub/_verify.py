@@ -59,7 +59,7 @@ def _verify(folder: Path) -> dict:
     weights = folder / checkpoints.WEIGHTS
     if "top1" in metrics and not recipe:
         raise CheckpointError(
-            f"{folder} lacks {RECIPE}, which goes with measured numbers. Make the folder again: cnnzoo build."
+            f"{folder} lacks {RECIPE}, which is needed with measured numbers. Make the folder again: cnnzoo build."
         )
     if not isinstance(metrics.get("sha256"), str):
         raise CheckpointError(f"{folder / METRICS} has no sha256 of the weights. Make the folder again: cnnzoo build.")
@@ -78,7 +78,7 @@ def _verify(folder: Path) -> dict:
     reloaded = torch.tensor(_reload(folder))
     # The two may use another number of threads, and sum in another order.
     if direct.shape != reloaded.shape or not torch.allclose(direct, reloaded, rtol=1e-4, atol=1e-5):
-        raise CheckpointError(f"{folder} gives other logits when it is loaded anew. Make the folder again: cnnzoo build.")
+        raise CheckpointError(f"{folder} gives other logits when it is loaded again. Make the folder again: cnnzoo build.")
     return metrics
 
 
@@ -88,10 +88,12 @@ def _check_files(folder: Path) -> None:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}. Make the folder again: cnnzoo build.")
     if stray := sorted(found - set(ALLOWED)):
         raise CheckpointError(
-            f"{folder} holds {', '.join(stray)}; allowed are {', '.join(ALLOWED)}, and no pickle at all. Move the rest away."
+            f"{folder} holds {', '.join(stray)}; allowed are {', '.join(ALLOWED)}, and never a pickle. Remove the others."
         )
     if links := sorted(p.name for p in folder.iterdir() if p.is_symlink() or not p.is_file()):
-        raise CheckpointError(f"{folder} holds {', '.join(links)}, which is no plain file. Copy the contents there.")
+        raise CheckpointError(
+            f"{folder} holds {', '.join(links)}, which is not an ordinary file. Copy the file itself there."
+        )
 
 
 def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module) -> None:
@@ -111,9 +113,11 @@ def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module
         line = next((i for i, (a, b) in enumerate(zip(written.splitlines(), fresh.splitlines()), 1) if a != b), "the last")
         raise CheckpointError(f"{folder / CARD} differs from {METRICS} in line {line}. Make the folder again: cnnzoo build.")
     if checkpoints.read_json(folder / CONFIG) != parse_json(json.dumps(settings)):
-        raise CheckpointError(f"{folder / CONFIG} is not what the weights give. Make the folder again: cnnzoo build.")
+        raise CheckpointError(f"{folder / CONFIG} does not fit the weights. Make the folder again: cnnzoo build.")
     if ("confusion" in metrics) != (folder / PICTURE).is_file():
-        raise CheckpointError(f"{folder}: {PICTURE} and the counts in {METRICS} go together. Make the folder again.")
+        raise CheckpointError(
+            f"{folder}: {PICTURE} and the counts in {METRICS} must both be there, or neither. Make the folder again."
+        )
 
 
 def _reload(folder: Path) -> list:

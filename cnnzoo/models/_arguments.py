@@ -17,11 +17,13 @@ def check_arguments(
         CnnzooError: A number is of the wrong kind, or out of range.
         UnknownNameError: There is no such pooling.
     """
-    for name, value, least, say in (("num_classes", num_classes, 0, 10), ("in_chans", in_chans, 1, 1)):
+    for name, value, least, example in (("num_classes", num_classes, 0, 10), ("in_chans", in_chans, 1, 1)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise CnnzooError(f"{name}={value!r} was given, allowed is a whole number from {least}. Pass {name}={say}, say.")
+            raise CnnzooError(
+                f"{name}={value!r} was given; allowed is a whole number from {least}. Pass {name}={example}, for example."
+            )
     for name, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value <= 1:
-            raise CnnzooError(f"{name}={value!r} was given, allowed is a number from 0 to 1. Pass {name}=0.1, say.")
+            raise CnnzooError(f"{name}={value!r} was given; allowed is a number from 0 to 1. Pass {name}=0.1, for example.")
     if global_pool not in POOLINGS:
         raise unknown("global_pool", str(global_pool), POOLINGS)

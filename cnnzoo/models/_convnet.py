@@ -305,7 +305,7 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
     row = {**sizes[arch], **kwargs}
     if (stride := row.pop("output_stride", None)) is not None:
         raise CnnzooError(
-            f"output_stride={stride} was given; {arch} keeps the strides that it has, since none is replaced by dilation. "
+            f"output_stride={stride} was given; {arch} cannot replace its strides by dilation. "
             "Leave it out; where a decoder such as DeepLabV3 asks for it, take one that does not, such as Unet."
         )
     name = None

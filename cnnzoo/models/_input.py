@@ -27,7 +27,7 @@ def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) 
     if torch.jit.is_tracing():  # sizes are tensors there, and a condition on one is a warning
         return
     if x.shape[0] == 0:
-        raise InputError("An empty batch was given, at least one image is needed. Skip the call when there is none.")
+        raise InputError("An empty batch was given; at least one image is needed. Skip the call when there is none.")
     if x.shape[1] != in_chans:
         rgb = ""
         if (x.shape[1], in_chans) == (3, 1):
@@ -36,17 +36,17 @@ def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) 
                 "checkpoint folder: cnnzoo twin MODEL OUT."
             )
         raise InputError(
-            f"Images with {x.shape[1]} channels were given, this model takes {in_chans}. Convert them with "
+            f"Images with {x.shape[1]} channels were given; this model takes {in_chans}. Convert them with "
             f"cnnzoo.create_transform(model), or build the model with in_chans={x.shape[1]}.{rgb}"
         )
     if fixed and (x.shape[2] != height or x.shape[3] != width):
         raise InputError(
-            f"Images of {x.shape[2]}x{x.shape[3]} pixels were given, this model is built for {height}x{width}. "
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels were given; this model is built for {height}x{width}. "
             f"Resize them with cnnzoo.create_transform(model), or build it with img_size=({x.shape[2]}, {x.shape[3]})."
         )
     if x.shape[2] < height or x.shape[3] < width:
         raise InputError(
-            f"Images of {x.shape[2]}x{x.shape[3]} pixels are too small, this model needs {height}x{width} at least. "
+            f"Images of {x.shape[2]}x{x.shape[3]} pixels are too small; this model needs at least {height}x{width}. "
             "Resize them with cnnzoo.create_transform(model)."
         )
 

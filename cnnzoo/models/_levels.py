@@ -45,7 +45,7 @@ def take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None)
     except AssertionError as e:
         raise CnnzooError(
             f"Feature levels {indices!r} were given; this model has levels 0 (the finest) to {levels - 1}, or -{levels} to "
-            "-1 counted from the end. Name one at least, and none twice."
+            "-1 counted from the end. Name at least one, and each only once."
         ) from e
 
 

@@ -37,7 +37,7 @@ class NiNHead(Head):
     def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
         if pool_type == "catavgmax":
             raise CnnzooError(
-                "global_pool='catavgmax' was given; this model pools the class scores, which it would double. "
+                "global_pool='catavgmax' was given; this model pools the class scores, and would have twice as many. "
                 "Pass global_pool='avg', 'max' or 'avgmax'."
             )
         super()._build(num_classes, pool_type, dd)

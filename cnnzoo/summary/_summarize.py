@@ -116,7 +116,7 @@ def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | str | 
     """
     if depth not in (None, "auto") and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
         raise InputError(
-            f"depth={depth!r} was given, 1 or more is needed. Pass depth=1 for the coarsest, None for all, or 'auto'."
+            f"depth={depth!r} was given; 1 or more is needed. Pass depth=1 for the coarsest, None for all, or 'auto'."
         )
     root = trace(model, input_size)
     lines: dict[str, Layer] = {}

@@ -90,16 +90,16 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Call:
         valid = False
     if not valid:
         raise InputError(
-            f"input_size={input_size!r} was given, channels, height and width in pixels are needed. Pass (1, 28, 28), say."
+            f"input_size={input_size!r} was given; channels, height and width in pixels are needed. Pass (1, 28, 28)."
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
-            f"A {type(model).__name__} was given, compiled TorchScript; only a module of Python can be watched. "
+            f"A {type(model).__name__} was given, which is compiled TorchScript; a Python module is needed. "
             "Pass the module it was made from."
         )
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise InputError(
-            f"A {type(model).__name__} with lazy layers was given, layers of known size are needed. Call it once first: "
+            f"A {type(model).__name__} with lazy layers was given; layers of known size are needed. Call it once first: "
             f"model(torch.zeros(1, {', '.join(map(str, input_size))}))."
         )
     try:

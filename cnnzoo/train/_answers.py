@@ -83,8 +83,8 @@ def ask(
     """
     if not recipe.teacher or recipe.dual or epochs < 1:
         raise CnnzooError(
-            f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; needed are a teacher, dual=0 "
-            "and one epoch at least. Name teachers: --teacher resnext_small, say."
+            f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; a teacher, dual=0 and "
+            "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
     splits = ("fit", "holdout") if holdout else ("train", "test")
     split, judge = data.load_splits(
@@ -137,9 +137,7 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
             f"The answers in {folder} are about other images ({changed}). Ask again with this recipe: cnnzoo ask."
         )
     if recipe.teacher or recipe.dual:
-        raise CheckpointError(
-            f"answers={recipe.answers} was given with teacher or dual, which it does not go with. Leave those out."
-        )
+        raise CheckpointError(f"answers={recipe.answers} was given together with teacher or dual. Leave those out.")
     checkpoints.verify(folder / _ANSWERS, str(facts.get("sha256")))
     try:
         content = load((folder / _ANSWERS).read_bytes())["answers"].to(device)

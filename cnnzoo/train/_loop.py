@@ -79,7 +79,7 @@ def train(
     Raises:
         CheckpointError: There is a run in `out` already and `resume` is false, or it is of another recipe or of other data,
             or damaged.
-        TrainingError: The loss is not finite any more.
+        TrainingError: The loss is no longer finite.
         CnnzooError: The disk is full; the last good checkpoint is intact. Or `out` belongs to a run that is going on.
     """
     out = Path(out)
@@ -260,6 +260,6 @@ def _leave(run: Run) -> None:
     if run.accelerator.is_main_process:
         save(run)
         stopped = f"Stopped by SIGTERM in epoch {run.epoch + 1} of {run.recipe.epochs}; {run.out} holds the state."
-        say(f"{stopped} Go on with it: the same command with --resume, or train(..., resume=True) in Python.")
+        say(f"{stopped} To continue, add --resume to the same command, or train(..., resume=True) in Python.")
     run.accelerator.wait_for_everyone()
     raise SystemExit(_SIGTERM_EXIT)

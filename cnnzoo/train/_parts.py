@@ -30,7 +30,7 @@ def make_accelerator(recipe: Recipe, device: str | None, track: str | None, out:
         CnnzooError: The device or tracker is unknown, or the tracker's package is not installed.
     """
     if device not in (None, "cpu"):
-        raise CnnzooError(f"device={device!r} was given, allowed is 'cpu'. Leave it out to use the accelerator there is.")
+        raise CnnzooError(f"device={device!r} was given; allowed is 'cpu'. Leave it out to use this machine's accelerator.")
     if track is not None and track not in TRACKERS:
         raise unknown("tracker", track, TRACKERS)
     # accelerate keeps the first run's precision for the whole process; a second run may want another.
@@ -61,7 +61,7 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
     if recipe.batch_size > images or recipe.batch_size % parts:
         raise CnnzooError(
             f"batch_size={recipe.batch_size} was given for {images} images, {processes} processes and "
-            f"accumulate={recipe.accumulate}. Choose one that {parts} divides and the data set exceeds."
+            f"accumulate={recipe.accumulate}. Choose a multiple of {parts}, at most {images}."
         )
 
 
@@ -105,7 +105,7 @@ def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
     for advice, (height, width) in wanted.items():
         if height < least[0] or width < least[1] or (model.fixed_size and (height, width) != least):
             raise CnnzooError(
-                f"{recipe.model} would get images of {height}x{width} pixels, and takes {least[0]}x{least[1]} "
+                f"{recipe.model} would get images of {height}x{width} pixels, but it takes {least[0]}x{least[1]} "
                 f"{'only' if model.fixed_size else 'or more'}. {advice}."
             )
 
@@ -147,7 +147,9 @@ def whiten(model: nn.Module, split: data.Split) -> None:
     """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None or first.groups != 1:
-        raise CnnzooError(f"whiten was given for {type(model).__name__}, whose first layer cannot do it. Leave it out.")
+        raise CnnzooError(
+            f"whiten was given for {type(model).__name__}, whose first layer cannot be whitened. Leave it out."
+        )
     height, width = split.images.shape[2:]
     few = split.images[: max(1, _WHITEN_PIXELS // (height * width))].cpu()
     images = data.normalize(few, split.info.mean, split.info.std)

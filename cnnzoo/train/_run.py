@@ -84,7 +84,7 @@ def diverged(run: Run, what: str) -> TrainingError:
     """The error for numbers that are not finite, which `what` names."""
     return TrainingError(
         f"{what} (epoch {run.epoch + (run.step > 0)}). Lower the learning rate (lr={run.recipe.lr}) or set clip_grad; "
-        f"{run.out / CHECKPOINT} is of the last good state."
+        f"{run.out / CHECKPOINT} holds the last good state."
     )
 
 
@@ -96,7 +96,7 @@ def check_weights(run: Run) -> None:
     """
     for name, tensor in (*run.model.state_dict().items(), *run.best_weights.state_dict().items()):
         if not torch.isfinite(tensor).all():
-            raise diverged(run, f"{name} of the model is not finite any more")
+            raise diverged(run, f"{name} of the model is no longer finite")
 
 
 def save(run: Run) -> None:

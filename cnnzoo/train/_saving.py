@@ -63,7 +63,7 @@ def _locked(out: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise CnnzooError(
-            f"{out} belongs to a run that is going on ({_owner(out)}). Wait for it, or choose another --out."
+            f"{out} is in use by a run that has not ended ({_owner(out)}). Wait for it, or choose another --out."
         ) from None
     except OSError as e:
         raise CnnzooError(f"{out} cannot be made a run folder ({e.strerror}). Choose another with --out.") from e
@@ -88,7 +88,7 @@ def refuse_former_run(out: Path) -> None:
         CheckpointError: It does.
     """
     if (out / CHECKPOINT).exists():
-        raise CheckpointError(f"{out} holds a run already. Go on with it (--resume), delete it, or choose another --out.")
+        raise CheckpointError(f"{out} already holds a run. Continue it (--resume), delete it, or choose another --out.")
 
 
 def check_places(out: Path) -> None:
@@ -152,10 +152,14 @@ def load_state(out: Path, identity: dict[str, Any], data: dict[str, Any]) -> dic
     wanted = completed(identity)
     if differ := [k for k in wanted | found if wanted.get(k) != found.get(k)]:
         changed = ", ".join(f"{k}: {found.get(k)!r} then, {wanted.get(k)!r} now" for k in differ)
-        raise CheckpointError(f"{path} is of another recipe ({changed}). Resume with the same one, or choose another --out.")
+        raise CheckpointError(
+            f"{path} belongs to another recipe ({changed}). Resume with the same one, or choose another --out."
+        )
     if former != data:
         changed = _difference(classes, images, data)
-        raise CheckpointError(f"{path} is of other data ({changed}). Resume with the same data, or choose another --out.")
+        raise CheckpointError(
+            f"{path} belongs to other data ({changed}). Resume with the same data, or choose another --out."
+        )
     return state
 
 
@@ -186,7 +190,7 @@ def damaged(path: Path, e: Exception) -> CheckpointError:
     with contextlib.suppress(Exception):  # where the one before is damaged too
         _opened(previous)
         way_out = f"The state before it is whole: mv {shlex.quote(str(previous))} {shlex.quote(str(path))}, then --resume"
-    return CheckpointError(f"{path} is damaged or foreign ({type(e).__name__}). {way_out}.")
+    return CheckpointError(f"{path} is damaged, or not written by cnnzoo train ({type(e).__name__}). {way_out}.")
 
 
 def environment(device: torch.device) -> dict[str, str]:
