@@ -1,6 +1,7 @@
 """Weights come from where they should, and from nowhere else."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from click.testing import CliRunner
 from helpers import each
 from huggingface_hub.utils import close_session
 from loopback_http import ALWAYS
+from PIL import Image
 
 import cnnzoo
 from cnnzoo import checkpoints, registry, robustness
 from cnnzoo.cli import main
+from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError
 
 NAMES = checkpoints.names()
@@ -62,10 +65,10 @@ def test_timm_lists_every_checkpoint_and_takes_that_of_the_plain_tag_as_the_defa
 def test_every_folder_is_whole_and_its_numbers_agree(name):
     folder = checkpoints.folder(name)
     metrics = checkpoints.metrics(name)
-    picture = {"confusion.png"} if "confusion" in metrics else set()
-    assert {p.name for p in folder.iterdir()} == picture | {
-        "config.json", "model.safetensors", "README.md", "recipe.json", "metrics.json",
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "model.safetensors", "README.md", "recipe.json", "metrics.json", "confusion.png", "answers.png",
     }  # fmt: skip
+    assert (folder / "answers.png").stat().st_size < 20_000
     facts = cnnzoo.info(name)
     assert checkpoints.sha256(folder / checkpoints.WEIGHTS) == metrics["sha256"]
     assert (facts["params"], facts["macs"]) == (metrics["params"], metrics["macs"])
@@ -102,6 +105,7 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     from cnnzoo import hub
     from cnnzoo.datasets import get_dataset_info
     from cnnzoo.files import write_json
+    from cnnzoo.hub._pictures import draw
 
     folder = checkpoints.folder(name)
     recipe = checkpoints.read_json(folder / "recipe.json")
@@ -113,9 +117,31 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     if request.config.getoption("--accept"):
         (folder / "README.md").write_text(card, encoding="utf-8")
         write_json(folder / "config.json", config)
+        draw(folder, cnnzoo.create_model(name, pretrained=True), info, metrics)
     stale = f"{folder} is stale: pytest tests/test_checkpoints.py --accept writes card and config anew."
     assert (folder / "README.md").read_text(encoding="utf-8") == card, stale
     assert checkpoints.read_json(folder / "config.json") == json.loads(json.dumps(config)), stale
+
+
+def test_the_picture_of_ten_drawings_has_the_answers_of_predict(tmp_path, monkeypatch):
+    from cnnzoo.datasets import FASHION_MNIST
+    from cnnzoo.hub import _pictures
+
+    shown = []
+    monkeypatch.setattr(_pictures, "contact_sheet", lambda rows: shown.extend(rows) or Image.new("RGB", (5, 5)))
+    model, metrics = cnnzoo.create_model(NAME, pretrained=True), checkpoints.metrics(NAME)
+    model.temperature = 5.0
+    _pictures.draw(tmp_path, model, FASHION_MNIST, {k: v for k, v in metrics.items() if k != "confusion"})
+    answers = cnnzoo.predict(NAME, list(garments().values()))
+    assert [caption for _, caption, _ in shown] == [f"{best[0][0]} {best[0][1]:.0%}" for best in answers]
+    assert [right for *_, right in shown] == [best[0][0] == drawn for best, drawn in zip(answers, garments(), strict=True)]
+
+
+def test_a_card_cites_the_papers_of_its_architecture_and_of_the_zoo():
+    for name, title in ((NAME, "Gradient-Based Learning"), ("vgg_tiny.fashion_mnist", "Very Deep Convolutional Networks")):
+        card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+        entries = re.findall(r"^@\w+\{(\w+),$", card.split("```bibtex")[1], re.MULTILINE)
+        assert entries[0] == "cnnzoo" and len(entries) == 2 and f"title  = {{{{{title}" in card
 
 
 def test_a_card_says_averaged_where_weights_were_and_counts_one_minute_as_one():

@@ -14,6 +14,7 @@ from safetensors.torch import load, save_file
 from cnnzoo import checkpoints, hub
 from cnnzoo.errors import CheckpointError, CnnzooError
 from cnnzoo.hub import _verify
+from cnnzoo.hub._folder import ANSWERS
 
 NAME = "lenet_tiny.fashion_mnist"
 
@@ -58,7 +59,7 @@ def test_a_link_is_refused(folder, quick):
         hub.verify(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "recipe.json", "metrics.json"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "recipe.json", "metrics.json", ANSWERS])
 def test_a_missing_file_is_named(folder, quick, name):
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=name):

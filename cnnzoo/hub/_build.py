@@ -23,7 +23,8 @@ from ..recipes import TIMM, completed
 from ..resolve import Run, read_run, resolve, resume_command
 from ..version import __version__
 from ._card import CUSTOM, card, full_name, widened
-from ._folder import CARD, CONFIG, METRICS, PICTURE, RECIPE
+from ._folder import ANSWERS, CARD, CONFIG, METRICS, PICTURE, RECIPE
+from ._pictures import draw
 
 
 @system_errors()
@@ -184,8 +185,9 @@ def _twin(folder: Path, out: str | Path) -> Path:
         storage.save_weights(model, scratch / checkpoints.WEIGHTS)
         size = summary.count(model, (3, *info.image_size[1:]))
         digest = checkpoints.sha256(scratch / checkpoints.WEIGHTS)
-        if (folder / PICTURE).is_file():  # copied, so that it takes no matplotlib, whose versions draw differently
-            shutil.copyfile(folder / PICTURE, scratch / PICTURE)
+        for picture in (PICTURE, ANSWERS):
+            if (folder / picture).is_file():  # copied, since other versions of matplotlib and Pillow draw differently
+                shutil.copyfile(folder / picture, scratch / picture)
         metrics = dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest)
         write_rest(scratch, made, model, info, metrics, recipe)
     return made
@@ -225,7 +227,7 @@ def replacing(folder: Path) -> Iterator[Path]:
                 check_replaceable(folder / path.name)
             for path in made:
                 os.replace(path, folder / path.name)
-            for name in {RECIPE, PICTURE} - {p.name for p in made}:
+            for name in {RECIPE, PICTURE, ANSWERS} - {p.name for p in made}:
                 (folder / name).unlink(missing_ok=True)
     except OSError as e:
         raise CnnzooError(f"{folder} cannot be written ({e.strerror}). Free some space, or choose another out=.") from e
@@ -241,11 +243,7 @@ def write_rest(
     write_json(made / METRICS, metrics)
     if recipe:
         write_json(made / RECIPE, recipe)
-    if "confusion" in metrics and not (made / PICTURE).exists():  # runs of before it was noted lack it
-        from .. import plots
-
-        title = f"{metrics['model']}: {metrics['top1']:.2f} % of the test images"
-        plots.save(plots.confusion_matrix(metrics["confusion"], info.labels, title), made / PICTURE)
+    draw(made, model, info, metrics)
     with atomic(made / CARD) as temporary:
         temporary.write_text(card(folder.name, metrics, recipe), encoding="utf-8")
 

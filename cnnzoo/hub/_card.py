@@ -4,16 +4,17 @@ import dataclasses
 import json
 import math
 import re
-import sys
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .. import checkpoints, models, registry, storage
+from .. import checkpoints, registry, storage
 from ..datasets import DATASETS, HUB_IDS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
 from ..robustness import as_markdown
-from ._folder import PICTURE
+from ._folder import ANSWERS, PICTURE
+from ._paper import about, bibtex
+from ._pictures import wanted
 
 RGB = "rgb"  # the branch with the 3-channel twin
 CUSTOM = "custom"  # what stands for the data set's name where nothing is known of the data
@@ -26,7 +27,7 @@ _CARD = """---
 
 `{m[model]}` of cnnzoo{trained}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
 for one {input_size} image.{base}
-{about}{variant}
+{about}{answers}{variant}
 ## Use
 
 Install cnnzoo (`pip install .` in its checkout), then:
@@ -76,13 +77,7 @@ Without `import cnnzoo` timm says `Unknown model ({m[model]})`, and transformers
   year   = {{2026}},
   url    = {{https://huggingface.co/{org}}}
 }}
-```
-"""
-
-_ABOUT = """
-{what}
-
-Paper: {paper}
+{paper}```
 """
 
 # What a reader of one checkpoint's card asks first.
@@ -165,7 +160,7 @@ A recipe's name and an option's default may change from version to version; then
 _DATA = """
 ## Data
 
-The official {info.title} files ({info.homepage}, licence {info.licence}), md5:
+The official {info.title} files ({info.homepage}, licence {info.licence}{hub}), md5:
 
 {md5s}
 """
@@ -247,25 +242,21 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         recipe=_RECIPE.format(command=metrics["command"], recipe=json.dumps(recipe, indent=2)) if recipe else "",
         data=_data(metrics, info) if measured else "",
         use=(_GARMENTS if known else "") + _classes(info, input_size),
-        about=_about(metrics["model"]),
+        about=about(metrics["model"]),
+        answers=f"\n![Ten drawings of garments, each with the answer of this model]({ANSWERS})\n"
+        if ANSWERS in wanted(metrics, info)
+        else "",
         note=_NOTES.get(name, ""),
         neighbours=_neighbours(name, metrics) if known and measured else "",
         import_image="from cnnzoo.drawings import garments" if known else "from PIL import Image",
         image='garments()["Bag"]' if known else 'Image.new("L", (28, 28))',
         org=checkpoints.HUB_ORG,
+        paper=bibtex(metrics["model"]),
         licences=_licences(known, info if measured else None),
         m=metrics,
         input_size=input_size,
         millions=metrics["macs"] / 1e6,
     )
-
-
-def _about(arch: str) -> str:
-    """What the architecture is and its paper, as its family's file says at its top."""
-    doc = sys.modules[models.entrypoints()[arch].__module__].__doc__ if arch in models.entrypoints() else None
-    first, _, rest = (doc or "").strip().partition("\n\nPaper: ")
-    paper = rest.partition("\nWhat differs:")[0].partition("\n\n")[0]
-    return _ABOUT.format(what=first, paper=" ".join(paper.split())) if paper else ""
 
 
 def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
@@ -335,7 +326,10 @@ def _minutes(minutes: float) -> str:
 
 def _data(metrics: dict[str, Any], info: DatasetInfo) -> str:
     if metrics["data_md5"]:
-        return _DATA.format(info=info, md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items()))
+        hub = f";\non the Hub: `{HUB_IDS[info.name]}`" if info.name in HUB_IDS else ""
+        return _DATA.format(
+            info=info, hub=hub, md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items())
+        )
     return _OTHER_DATA.format(info=info, homepage=f" ({info.homepage})" if info.homepage else "")
 
 

@@ -17,7 +17,8 @@ from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import parse_json, read_bytes
 from ._build import config, folder_of, read_numbers
 from ._card import card, full_name, widened
-from ._folder import ALLOWED, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
+from ._folder import ALLOWED, ANSWERS, CARD, CONFIG, METRICS, PICTURE, RECIPE, REQUIRED
+from ._pictures import wanted
 
 # A process that knows nothing but the folder; what it prints last is its answer.
 _RELOAD = """
@@ -114,10 +115,11 @@ def _check_generated(folder: Path, metrics: dict, recipe: dict, model: nn.Module
         raise CheckpointError(f"{folder / CARD} differs from {METRICS} in line {line}. Make the folder again: cnnzoo build.")
     if checkpoints.read_json(folder / CONFIG) != parse_json(json.dumps(settings)):
         raise CheckpointError(f"{folder / CONFIG} does not fit the weights. Make the folder again: cnnzoo build.")
-    if ("confusion" in metrics) != (folder / PICTURE).is_file():
-        raise CheckpointError(
-            f"{folder}: {PICTURE} and the counts in {METRICS} must both be there, or neither. Make the folder again."
-        )
+    needed = wanted(metrics, info)
+    for name in (PICTURE, ANSWERS):
+        if (name in needed) != (folder / name).is_file():
+            what = "lacks" if name in needed else "holds, without the numbers for it,"
+            raise CheckpointError(f"{folder} {what} {name}. Make the folder again: cnnzoo build.")
 
 
 def _reload(folder: Path) -> list:
