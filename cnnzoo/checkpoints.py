@@ -191,7 +191,7 @@ def read_weights(source: str | Path | bytes, model: nn.Module, where: str = "") 
 
 
 def check_weights(state: Mapping[str, Tensor], model: nn.Module, where: str) -> None:
-    """Whether weights are the model's: its names, its shapes, its types, and numbers that can be.
+    """Whether weights are the model's: its names, its shapes, its types, and possible numbers.
 
     A floating type may be of another precision than the model's, as long as all numbers stay finite in the model's own.
 

@@ -93,7 +93,7 @@ def _outcome(folder: Path, epochs: int) -> str:
 
 
 def confusion_matrix(confusion: Any, labels: tuple[str, ...], title: str = "") -> Figure:
-    """How often each class was called what, in percent of the class; colour shows the errors, not the diagonal.
+    """How often the images of each class get each label, in percent of the class; colour shows the errors, not the diagonal.
 
     Args:
         confusion: Counts `(K, K)`, row the true class, column the answer, as in `evaluate.Metrics`.

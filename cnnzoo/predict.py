@@ -18,7 +18,7 @@ _CHUNK = 256  # images that are held as tensors at a time
 
 
 class Answer(list):
-    """What a model takes one image for: a list of pairs (label, probability), most probable first.
+    """The answer of a model to one image: a list of pairs (label, probability), most probable first.
 
     Attributes:
         photo: Whether the image was treated as a photo of a garment, because it was not in Fashion-MNIST's format.
@@ -39,7 +39,7 @@ def predict(
     photo: str = "auto",
     photo_model: nn.Module | None = None,
 ) -> Answer | list[Answer]:
-    """What the model takes images for.
+    """Names what images show: labels, with calibrated probabilities.
 
     Args:
         model: A classifier, or what `create_model` takes for one: a name, say. A model is not changed, and several threads

@@ -115,7 +115,7 @@ def corr2d_multi_in_out(X: Tensor, K: Tensor, stride: Pair = 1, padding: Pair = 
 
 
 def corr2d_1x1(X: Tensor, K: Tensor) -> Tensor:
-    """A 1x1 cross-correlation as what it is: a matrix product over the channels, the same at every pixel.
+    """A 1x1 cross-correlation, computed as a matrix product over the channels at every pixel.
 
     Args:
         X: Image, `(ci, h, w)`.

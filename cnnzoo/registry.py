@@ -59,7 +59,7 @@ def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
 
 
 def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Builds a model; as `timm.create_model`, which works just as well for names of the zoo after `import cnnzoo`.
+    """Builds a model, as `timm.create_model` does, which takes names of the zoo too after `import cnnzoo`.
 
     Args:
         name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"`,

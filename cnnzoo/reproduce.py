@@ -17,7 +17,7 @@ FORMULA = f"{_ERRORS} sqrt((p (1 - p) + q (1 - q)) / n)"
 
 @dataclasses.dataclass(frozen=True)
 class Reproduction:
-    """A run held against a checkpoint's card.
+    """A run compared with a checkpoint's card.
 
     Attributes:
         checkpoint: `<arch>.<tag>`.
@@ -78,7 +78,7 @@ def reproduce(
 
 
 def compare(name: str, measured: dict[str, Any], run: str | Path = "") -> Reproduction:
-    """Holds the metrics of a run against the card of the checkpoint `name`."""
+    """Compares the metrics of a run with the card of the checkpoint `name`."""
     card, count = checkpoints.metrics(name)["top1"], get_dataset_info(measured["dataset"]).num_test
     tolerance = 100 * _tolerance(card / 100, measured["top1"] / 100, count)
     return Reproduction(name, measured["seed"], card, measured["top1"], count, round(tolerance, 3), str(run))

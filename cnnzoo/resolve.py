@@ -82,7 +82,7 @@ class Run:
 
 
 def resolve(model: str | os.PathLike, *, folder_first: bool = False) -> Source:
-    """What a MODEL means. Nothing is loaded, and no network is used.
+    """Finds out what a MODEL means. Nothing is loaded, and no network is used.
 
     Args:
         model: See above; a `Path` is always a folder's.

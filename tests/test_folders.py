@@ -218,12 +218,12 @@ def flat(root):
 FOLDERS = {
     no_folder: r"data cannot be read \(No such file",
     a_file: r"data cannot be read \(Not a directory",
-    no_classes: r"has 0 class folders \(none\), two.*CLASS/",
-    one_class: r"has 1 class folders \(a\), two",
+    no_classes: r"has 0 class folders \(none\); at least two.*CLASS/",
+    one_class: r"has 1 class folders \(a\); at least two",
     empty_class: "class folder .*data/c is empty.*remove",
     empty_test_class: "class folder .*data/test/b is empty.*remove",
     stranger: "data/test has classes that .*data/train lacks: B. Allowed: a, b",
-    no_test: "has the folder train alone.*train and test.*pass .*data/train",
+    no_test: "has only the folder train.*train and test.*pass .*data/train",
     flat: "data/train has 0 class folders",
 }
 

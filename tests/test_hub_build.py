@@ -269,7 +269,7 @@ def test_a_run_in_colour_and_in_another_size_says_so(tmp_path, pets, quick):
     split = load_split("folder", data_dir=pets, image_size=(3, 32, 32))
     assert evaluate.evaluate(loaded, split).confusion == tuple(map(tuple, metrics["confusion"]))
     assert "3x32x32" in (folder / "README.md").read_text()
-    with pytest.raises(CheckpointError, match="has not 1 channel"):
+    with pytest.raises(CheckpointError, match="does not have 1 channel"):
         hub.twin(folder, tmp_path / "rgb")
 
 

@@ -154,7 +154,7 @@ def test_metrics_that_cannot_be_are_refused_by_name_even_where_the_card_says_the
 
 
 def test_no_folder_at_all_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="no folder"):
+    with pytest.raises(CheckpointError, match="is not a folder"):
         hub.verify(tmp_path / "nowhere")
 
 

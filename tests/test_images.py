@@ -120,7 +120,7 @@ def test_what_is_transparent_becomes_black(transform):
     torch.testing.assert_close(out, torch.full_like(out, -MEAN / STD))
     palette = Image.new("P", (28, 28), 5)
     palette.putpalette([255] * 768)
-    palette.info["completely transparent"] = 5
+    palette.info["transparency"] = 5
     out = transform(palette)
     torch.testing.assert_close(out, torch.full_like(out, -MEAN / STD))
 
@@ -262,7 +262,7 @@ BAD_SOURCES = {
     "wide integers": (np.zeros((5, 5), np.int64), "int64.*uint8.*float"),
     "booleans": (np.zeros((5, 5), bool), "bool.*uint8"),
     "0 to 255 as float": (np.full((5, 5), 200.0), "200.*0 to 1"),
-    "normalised already": (torch.full((1, 5, 5), -0.8), "-0.8.*0 to 1.*normalising"),
+    "normalised already": (torch.full((1, 5, 5), -0.8), "-0.8.*0 to 1.*normalises"),
 }
 
 

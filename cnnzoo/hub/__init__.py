@@ -1,7 +1,7 @@
 """Checkpoints as Hugging Face Hub repositories: made from runs, verified, pushed, pulled.
 
 `build` makes a checkpoint folder, a repository exactly as it is published, from runs or a model; `measure` adds to its
-numbers; `verify` holds it against itself; `push` sends it; `pull` fetches one and trusts nothing in it.
+numbers; `verify` checks that its files agree; `push` sends it; `pull` fetches one and trusts nothing in it.
 """
 
 from ._build import build, config, twin

@@ -34,7 +34,7 @@ _PATIENCE = 300  # seconds; importing torch takes most of it on a slow disk
 
 @system_errors()
 def verify(model: str | os.PathLike) -> dict:
-    """Holds a checkpoint against itself; nothing is sent.
+    """Checks that the files of a checkpoint agree with each other; nothing is sent.
 
     A fresh process that loads it as `local-dir:` must give the logits of the weights, the sha256 must be the one in
     metrics.json, config and card the ones that the numbers generate, and no other file may lie there.
