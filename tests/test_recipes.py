@@ -28,7 +28,7 @@ def test_every_recipe_trains_or_says_what_image_size_to_use(name, model, tmp_pat
     recipe = get_recipe(name, model, dataset="miniature", epochs=1, batch_size=4, warmup_epochs=0)
     recipe = override(recipe, start_size=0)
     if name != "textbook" and model == "resnext18_d2l":
-        with pytest.raises(CnnzooError, match="28x28 pixels, and takes 32x32 or more. Use image_size=32"):
+        with pytest.raises(CnnzooError, match="28x28 pixels, but it takes 32x32 or more. Use image_size=32"):
             run(recipe, tmp_path / "run", miniature)
         return
     metrics = run(recipe, tmp_path / "run", miniature)

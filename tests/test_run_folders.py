@@ -80,7 +80,7 @@ def test_a_whole_checkpoint_with_weights_that_are_not_finite_is_refused(recipe, 
 def test_what_is_in_the_place_of_a_file_is_seen_before_training(recipe, tmp_path, miniature, name, monkeypatch):
     (tmp_path / "run" / name).mkdir(parents=True)
     monkeypatch.setattr(_loop, "_run_epochs", lambda *args: pytest.fail("it was trained for nothing"))
-    with pytest.raises(CnnzooError, match=f"{name} is a folder; only a file may be replaced"):
+    with pytest.raises(CnnzooError, match=f"{name} is a folder; only a file can be replaced"):
         run(recipe, tmp_path / "run", miniature)
 
 
@@ -210,7 +210,7 @@ def test_weights_spoiled_by_the_last_update_are_neither_measured_nor_kept(recipe
         return loss
 
     monkeypatch.setattr(_loop, "_update", spoil)
-    with pytest.raises(TrainingError, match=r"not finite any more \(epoch 3\)"):
+    with pytest.raises(TrainingError, match=r"no longer finite \(epoch 3\)"):
         run(recipe, tmp_path / "run", miniature, holdout=holdout)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 2
