@@ -167,7 +167,7 @@ def logits_of(form: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.dim() != 2:
         shape = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise InputError(
-            f"The {type(unwrapped(form)).__name__} gives {shape}, needed are logits (B, K). Build it as a classifier: "
+            f"The {type(unwrapped(form)).__name__} gives {shape}; logits (B, K) are needed. Build it as a classifier: "
             "without features_only, and with num_classes of 1 at least."
         )
     return checked(out.float())
@@ -196,7 +196,7 @@ def temperature(model: nn.Module) -> float:
     value = getattr(unwrapped(model), "temperature", 1.0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
         raise CheckpointError(
-            f"The model's temperature is {value!r}, needed is a positive number. Set model.temperature = 1."
+            f"The model's temperature is {value!r}; a positive number is needed. Set model.temperature = 1."
         )
     return float(value)
 
@@ -220,7 +220,7 @@ def class_count(model: nn.Module) -> int:
     count = getattr(unwrapped(model), "num_classes", None)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise InputError(
-            f"A {type(unwrapped(model)).__name__} was given, which is no classifier: it has no num_classes of 1 or more. "
+            f"A {type(unwrapped(model)).__name__} was given, which is not a classifier: it has no num_classes of 1 or more. "
             "Build it with cnnzoo.create_model, without features_only and num_classes=0."
         )
     return count

@@ -252,7 +252,7 @@ def test_a_form_that_needs_a_compiler_says_so_where_there_is_none(monkeypatch):
 def test_what_a_peer_reached_is_kept_with_epochs_minutes_and_threads(tmp_path, miniature, kept, monkeypatch):
     out = tmp_path / "run"
     metrics = run(Recipe(model="timm:test_resnet", **dict(TINY, epochs=1, warmup_epochs=0.0)), out, miniature)
-    with pytest.raises(CheckpointError, match="needed is a finished run of a model of timm's on Fashion-MNIST"):
+    with pytest.raises(CheckpointError, match="a finished run of a timm model on Fashion-MNIST is needed"):
         bench.collect([out])
     monkeypatch.setattr(_peers, "FASHION_MNIST", miniature[1])
     with pytest.raises(CheckpointError, match="is the second run of timm:test_resnet"):

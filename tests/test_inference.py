@@ -122,7 +122,7 @@ def test_every_look_refuses_weights_that_are_not_finite(look, tmp_path, monkeypa
 
 def test_grad_cam_and_feature_maps_say_what_they_need():
     for look in ("grad_cam", "feature_maps"):
-        with pytest.raises(InputError, match="no classifier"):
+        with pytest.raises(InputError, match="not a classifier"):
             LOOKS[look](cnnzoo.create_model("lenet_tiny", num_classes=0))
         with pytest.raises(InputError, match="no feature levels"):
             LOOKS[look](cnnzoo.create_model("lenet_tiny", features_only=True))
@@ -143,8 +143,8 @@ def test_a_traced_model_in_training_mode_is_measured_in_evaluation_mode_and_left
 
 
 NO_CLASSIFIERS = {
-    "features_only": (lambda: cnnzoo.create_model("lenet_tiny", features_only=True), "no classifier"),
-    "headless": (lambda: cnnzoo.create_model("lenet_tiny", num_classes=0), "no classifier"),
+    "features_only": (lambda: cnnzoo.create_model("lenet_tiny", features_only=True), "not a classifier"),
+    "headless": (lambda: cnnzoo.create_model("lenet_tiny", num_classes=0), "not a classifier"),
     "meta": (lambda: cnnzoo.create_model("lenet_tiny", device="meta"), "meta device"),
     "a number": (lambda: 5, "int was given as a model"),
 }

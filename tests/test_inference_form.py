@@ -186,7 +186,7 @@ def test_half_precision_is_not_rounded_once_more(dtype):
 
 def test_what_gives_no_logits_is_refused_on_call():
     form = inference_form(cnnzoo.create_model("lenet_tiny", features_only=True))
-    with pytest.raises(InputError, match="gives a list, needed are logits"):
+    with pytest.raises(InputError, match="gives a list; logits"):
         form(noise(2))
 
 

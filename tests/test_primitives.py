@@ -270,7 +270,7 @@ def test_each_branch_of_a_repvgg_block_counts():
     [
         (lambda: corr2d(X2, K), r"X of shape \(2, 3, 3\) was given; \(h, w\) is needed.*Pass "),
         (lambda: corr2d(X, K2), r"K of shape \(2, 2, 2\) was given; \(kh, kw\) is needed"),
-        (lambda: corr2d(X, torch.ones(2, 4)), "A window of 4 was given on 3 pixels .* at most 3 is .* Pass k=3 or less, or p=1"),
+        (lambda: corr2d(X, torch.ones(2, 4)), "A window of 4 was given on 3 pixels.* at most 3 .* Pass k=3 or less, or p=1"),
         (lambda: corr2d(X, K, stride=0), r"stride=0 was given; .* from 1 up are allowed. Pass stride=1"),
         (lambda: corr2d(X, K, padding=(1, -1)), r"padding=\(1, -1\) was given; .* from 0 up are allowed. Pass padding=0"),
         (lambda: corr2d(X, K, stride=(1, 1, 1)), r"stride=\(1, 1, 1\) was given; one or two whole numbers"),

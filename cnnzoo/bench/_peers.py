@@ -102,7 +102,7 @@ def collect(runs: Sequence[str | Path]) -> list[dict[str, Any]]:
         run = read_run(source.name) if source.kind == "run" else None
         if run is None or not is_peer(run.arch) or (run.metrics["split"], run.info.name) != ("test", FASHION_MNIST.name):
             raise CheckpointError(
-                f"{folder} was given, needed is a finished run of a model of timm's on {FASHION_MNIST.title}, without "
+                f"{folder} was given; a finished run of a timm model on {FASHION_MNIST.title} is needed, without "
                 f"--holdout. Make one: cnnzoo train {TIMM}NAME --out DIR."
             )
         if run.arch in (row["model"] for row in rows):
