@@ -175,7 +175,7 @@ def test_a_run_from_before_the_recipe_had_a_field_is_of_the_same_recipe(recipe, 
     write_json(tmp_path / "old" / "recipe.json", state["recipe"])
     folder = hub.build([tmp_path / "old", tmp_path / "new"], tmp_path)
     assert cnnzoo.checkpoints.read_json(folder / "metrics.json")["seeds"] == [0, 1]
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+    with pytest.raises(CheckpointError, match="has another recipe"):
         hub.build([tmp_path / "old", tmp_path / "stepped"], tmp_path)
     state["recipe"]["size_step"] = 4
     torch.save(state, path)
