@@ -286,7 +286,7 @@ def test_a_private_repository_stays_closed(server, cache, token, words):
 
 @fault("no token, a bad one, somebody else's, for a push", "`HubError` that says so; nothing was sent")
 @pytest.mark.parametrize(
-    ("token", "words"), [(False, "anonymous"), ("hf_nobody", "does not accept the token"), (BOB, "may not")]
+    ("token", "words"), [(False, "anonymous"), ("hf_nobody", "does not accept the token"), (BOB, "has no right")]
 )
 def test_only_the_owner_pushes(server, token, words):
     refused(lambda: hub.push(FOLDER, MINE, token=token), words, kind=HubError)

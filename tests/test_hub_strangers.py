@@ -93,7 +93,7 @@ def test_hostile_paths_write_nothing_outside(server, cache, tmp_path):
     repo = server.repos[MINE]
     repo.commits["../../../evil"] = repo.commits[repo.branches["main"]]
     repo.branches["main"] = "../../../evil"
-    refused(lambda: pull(cache), "no commit", kind=HubError)
+    refused(lambda: pull(cache), "not a commit", kind=HubError)
     assert {p.name for p in tmp_path.iterdir()} == {"cache"}
     assert not list(cache.rglob("evil*"))
 
