@@ -41,7 +41,7 @@ def test_a_pull_survives_one_503(server, cache, route):
     assert server.faults[0].times == 0
 
 
-@fault("503 at each attempt, on each route of a pull", "`HubError`; nothing half-written")
+@fault("503 each time, on each route of a pull", "`HubError`; nothing half-written")
 @pytest.mark.parametrize("route", PULL)
 def test_a_pull_ends_when_503_does_not(server, cache, route):
     server.put(MINE, FILES)
@@ -61,7 +61,7 @@ def test_a_push_survives_one_503(server, cache, route):
     assert_right(pull(cache, token=ALICE))
 
 
-@fault("503 at each attempt, on each route of a push", "`HubError`; the repository holds the old version or the new one, whole")
+@fault("503 each time, on each route of a push", "`HubError`; the repository holds the old version or the new one, whole")
 @pytest.mark.parametrize("route", PUSH)
 def test_a_push_ends_when_503_does_not(server, route):
     old = {"config.json": b"old"}
@@ -71,7 +71,7 @@ def test_a_push_ends_when_503_does_not(server, route):
     assert server.names(MINE) == (set(FILES) if route == "branch" else set(old))
 
 
-@fault("503 on Xet's tokens", "once: asked again; at each attempt: `HubError`")
+@fault("503 on Xet's tokens", "once: asked again; each time: `HubError`")
 def test_xets_tokens_may_fail(server, cache, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     server.fault("xet-token", 503)
