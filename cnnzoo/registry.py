@@ -11,7 +11,7 @@ from torch import nn
 
 from . import checkpoints, configs, models, summary
 from .datasets import FASHION_MNIST, DatasetInfo, get_dataset_info
-from .errors import CheckpointError, CnnzooError, unknown
+from .errors import CheckpointError, CnnzooError, on_one_line, unknown
 from .files import read_bytes
 from .recipes import TIMM
 from .resolve import Run, Source, name_of, read_run, resolve
@@ -85,6 +85,21 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
     if source.kind != "name":
         return _from_elsewhere(source, pretrained, **kwargs)
     return timm.create_model(source.name, pretrained=pretrained, **kwargs)
+
+
+def on_device(model: nn.Module, device: str) -> nn.Module:
+    """Moves a model to a torch device that somebody named, such as `"cpu"`, `"cuda:1"` or `"mps"`.
+
+    Raises:
+        CnnzooError: There is no such device here, or it holds no numbers.
+    """
+    if device.partition(":")[0] == "meta":
+        raise CnnzooError(f"device={device!r} was given, which stores shapes but no numbers. Pass --device cpu.")
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as e:  # torch has several for what is not there
+        reason = on_one_line(str(e).splitlines()[0])
+        raise CnnzooError(f"device={device!r} cannot be used here ({reason}). Pass --device cpu.") from e
 
 
 def photo_weights(name: str | os.PathLike) -> str | None:

@@ -221,3 +221,10 @@ def test_weights_for_photos_answer_for_them_where_they_were_measured_to_be_bette
     assert registry.photo_weights("lenet_tiny") == ("lenet_tiny.photo_fashion_mnist" if chosen else None)
     for name in ("lenet_tiny.fashion_mnist", "lenet_small", Path("lenet_tiny"), "hf-hub:cnnzoo/lenet_tiny"):
         assert registry.photo_weights(name) is None
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:x", "Õ¾\x8d", "cpu:-1", "meta", ""])
+def test_a_device_that_is_not_here_is_refused_in_one_line(device):
+    with pytest.raises(CnnzooError, match="Pass --device cpu") as e:
+        registry.on_device(cnnzoo.create_model("lenet_tiny"), device)
+    assert len(str(e.value).splitlines()) == 1

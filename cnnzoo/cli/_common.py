@@ -89,13 +89,7 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
     """The model with its weights, on a device; `model` is whatever `resolve` takes."""
     from .. import registry
 
-    network = registry.create_model(model, pretrained=True)
-    if device.partition(":")[0] == "meta":
-        raise CnnzooError(f"device={device!r} was given, which stores shapes but no numbers. Pass --device cpu.")
-    try:
-        return network.to(device)
-    except (RuntimeError, AssertionError, ImportError, AttributeError) as e:  # torch has several for what is not there
-        raise CnnzooError(f"device={device!r} cannot be used here ({str(e).splitlines()[0]}). Pass --device cpu.") from e
+    return registry.on_device(registry.create_model(model, pretrained=True), device)
 
 
 def images_for(

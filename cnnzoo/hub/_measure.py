@@ -73,7 +73,7 @@ def _measure(
         _check_alone(folder, metrics, photos)
         storage.round_as_stored(model)
     info = facts(metrics, recipe)
-    model.to(device)
+    registry.on_device(model, device)
     size = data.reading_size(recipe["dataset"], info.image_size)
     split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
     logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
