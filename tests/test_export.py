@@ -256,7 +256,7 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path, path, kwargs, error, wo
 
 def test_a_path_that_is_a_folder_is_named(tmp_path):
     (tmp_path / "model.pt2").mkdir()
-    with pytest.raises(CnnzooError, match="model.pt2 is a folder, .* Write .*model.pt2/model.pt2"):
+    with pytest.raises(CnnzooError, match="model.pt2 is a folder; .* Write .*model.pt2/model.pt2"):
         cnnzoo.export("lenet_tiny", tmp_path / "model.pt2")
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
 
