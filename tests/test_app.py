@@ -391,7 +391,7 @@ def test_the_command_serves_until_control_c_and_says_when_its_port_is_taken():
         assert started.stdout.readline() == f"The page is at http://127.0.0.1:{port}/ until Ctrl-C.\n"
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 1 and second.stdout == ""
-        assert re.fullmatch(rf"Error: Port {port} of 127.0.0.1 is in use, .*--port \d+\n", second.stderr)
+        assert re.fullmatch(rf"Error: Port {port} of 127.0.0.1 is in use; .*--port \d+\n", second.stderr)
         assert Visitor(f"http://127.0.0.1:{port}").name(as_png(garments()["Bag"])) == "Bag"
         started.send_signal(signal.SIGINT)
         stdout, stderr = started.communicate(timeout=600)

@@ -135,7 +135,7 @@ def test_a_kind_of_feature_extractor_that_there_is_not_is_refused_with_those_tha
 
 
 def test_an_output_stride_is_refused_with_what_to_do(name):
-    with pytest.raises(ValueError, match=f"output_stride=16.*{name} keeps.*Leave it out.*Unet"):
+    with pytest.raises(ValueError, match=f"output_stride=16.*{name} cannot replace its strides.*Leave it out.*Unet"):
         timm.create_model(name, features_only=True, output_stride=16, device="meta")
 
 
