@@ -14,8 +14,7 @@ _TEXTBOOK = "_d2l"
 _PROTOCOLS = {published.LAST: ("o", DARK), published.BEST: ("s", LIGHT), published.LEAKY: ("x", LIGHT)}
 # Budget: what ends a model's name, with marker and colour. The textbook's networks have none.
 _SIZES = {
-    "nano": ("P", "#56B4E9"), "tiny": ("o", ORANGE), "small": ("s", BLUE), "base": ("D", GREEN), "large": ("^", "#CC79A7"),
-    "textbook": ("v", DARK),
+    "tiny": ("o", ORANGE), "small": ("s", BLUE), "base": ("D", GREEN), "large": ("^", "#CC79A7"), "textbook": ("v", DARK),
 }  # fmt: skip
 _LOWEST = 92.0  # percent; below it the left panel would be mostly empty
 

@@ -89,7 +89,7 @@ def test_the_results_are_what_the_folders_hold_by_size():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_name_is_family_and_size_or_the_textbooks(name):
-    assert re.fullmatch(r"[a-z][a-z0-9_]*_(nano|tiny|small|base|large|d2l)", name)
+    assert re.fullmatch(r"[a-z][a-z0-9_]*_(tiny|small|base|large|d2l)", name)
 
 
 # -- creating ------------------------------------------------------------------------------------------------------------

@@ -95,7 +95,6 @@ class NiN(ConvNet):
 
 
 SIZES = dict(
-    nin_nano=dict(widths=(24, 64, 96), kernels=(5, 3, 3), stride=2),  # no layer works at more than 14x14 positions
     nin_tiny=dict(widths=(32, 64, 80), kernels=(3, 3, 3)),
     nin_small=dict(widths=(64, 96, 160), kernels=(3, 3, 3)),
     nin_base=dict(widths=(64, 192, 320), kernels=(3, 3, 3)),
@@ -108,12 +107,6 @@ default_cfgs = {
     **_cfgs(SIZES),
     **_cfgs(TEXTBOOK, input_size=(1, 224, 224), min_input_size=(1, 224, 224), pool_size=(5, 5), classifier=_LAST_BLOCK),
 }
-
-
-@register_model
-def nin_nano(pretrained: bool = False, **kwargs) -> NiN:
-    """NiN within 100 thousand parameters and 3 million multiply-accumulates."""
-    return build(NiN, "nin_nano", pretrained, SIZES, **kwargs)
 
 
 @register_model
