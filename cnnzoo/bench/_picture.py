@@ -26,7 +26,7 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
     peers = {r["model"]: r["top1"] for r in _peers.trained()}
     rows = [dict(r, top1=peers.get(r["model"], r["top1"])) for r in rows if r["form"] in _KINDS and r["threads"] == threads]
     if not rows:
-        raise InputError("No row of an ONNX file was given, one at least is needed. Time the form onnx too.")
+        raise InputError("No row of an ONNX file was given; at least one is needed. Time the form onnx too.")
     known = [r["top1"] for r in rows if r["top1"] is not None]
     floor = min(known, default=0) - 0.3
     figure, axes = canvas.panels(5)

@@ -108,8 +108,8 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
             "unpacked: download=True (--download)."
         )
         raise DataError(
-            f"{facts.title} cannot be read from {data_dir} ({_reason(e)}). Its official files are needed, in the folders of "
-            f"torchvision does. {advice}"
+            f"{facts.title} cannot be read from {data_dir} ({_reason(e)}). Its official files are needed, in the same "
+            f"folders as torchvision has them. {advice}"
         ) from e
 
 
