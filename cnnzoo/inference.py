@@ -85,8 +85,8 @@ def inference_form(model: nn.Module, images: int | None = None) -> Callable[[Ten
     It is a copy of the model, which stays as it is, in evaluation mode: batch norms are merged into the convolutions before
     them, blocks such as RepVGG's become the one convolution that they are, and memory is ordered channels last. A CPU takes
     large batches in pieces, which are so small that the largest activation of a piece fits into the caches. Several threads
-    may use the form at once. The copy is made when the form is first called; a model whose weights change after that needs a new
-    form. The logits are on the model's device, have no gradients, and differ from the model's own by rounding alone.
+    may use the form at once. The copy is made when the form is first called; a model whose weights change after that needs a
+    new form. The logits are on the model's device, have no gradients, and differ from the model's own by rounding alone.
 
     Models in half precision are not merged, since that would round their weights once more. Compiled models are run as they
     are.
