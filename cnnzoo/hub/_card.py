@@ -118,6 +118,7 @@ The weights are stored in half precision (float16), and all these numbers were m
 stored. After loading, the model is in fp32."""
 
 _CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
+_NOT_CALIBRATED = "; the probabilities are not calibrated"
 
 _ROBUST = """Accuracy on altered test images, made by `cnnzoo.robustness`:
 
@@ -291,7 +292,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         averaged=", averaged over the run" if recipe.get("ema_decay") else "",
         choices=choices.format(info=info, uncertainty=uncertainty(m["top1"], info)),
         minutes=_minutes(m["minutes"]),
-        calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else "",
+        calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else _NOT_CALIBRATED,
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
         photos=_PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
         halved=_HALVED if m["params"] > storage.LARGE else "",
