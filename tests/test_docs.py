@@ -247,6 +247,11 @@ def test_readme_and_cards_say_alike_which_differences_mean_something():
         assert said in " ".join(text.read_text(encoding="utf-8").split()), text
 
 
+def test_the_size_of_all_weights_is_as_the_readme_says():
+    size = sum((checkpoints.folder(r["checkpoint"]) / checkpoints.WEIGHTS).stat().st_size for r in cnnzoo.results())
+    assert f"in the installation, {size / 1e6:.0f} MB together" in README.read_text(encoding="utf-8")
+
+
 def test_what_is_recommended_is_the_best_at_it():
     rows = [r for r in cnnzoo.results() if r["tag"] == "fashion_mnist" and not r["model"].endswith("_d2l")]
 
