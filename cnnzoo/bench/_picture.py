@@ -1,5 +1,6 @@
 """Accuracy against speed, as a picture."""
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ _KINDS = ("onnx", "onnx int8")
 def draw(found: dict[str, Any], path: str | Path) -> Path:
     """Draws what `cnnzoo bench infer` wrote: accuracy against images a second, of ONNX files in fp32 (outlined) and int8
     (filled), in the best batch and with the most threads. A peer's accuracy is that of its run that was kept, in fp32, for
-    both; one without is at the lower edge, for its speed.
+    both; one without is below a line at the lower edge, for its speed.
 
     Raises:
         InputError: No ONNX file was timed.
@@ -28,34 +29,36 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
     if not rows:
         raise InputError("No row of an ONNX file was given; at least one is needed. Time the form onnx too.")
     known = [r["top1"] for r in rows if r["top1"] is not None]
-    floor = min(known, default=0) - 0.3
+    low, high = min(known, default=0), max(known, default=0)
+    floor = low - max(0.5, 0.3 * (high - low))  # where models stand whose accuracy nobody measured
     figure, axes = canvas.panels(5)
-    named: list[tuple[int, float]] = []
-    for name in dict.fromkeys(r["model"] for r in rows):
+    first = {r["model"]: (best_speed(r), r["top1"] or floor) for r in reversed(rows)}  # where each model's line begins
+    for name, (x, y) in first.items():
         own = [r for r in rows if r["model"] == name]
         colour = canvas.DARK if _peers.is_peer(name) else canvas.BLUE
-        points = [(best_speed(r), floor if r["top1"] is None else r["top1"]) for r in own]
+        points = [(best_speed(r), r["top1"] or floor) for r in own]
         axes.plot(*zip(*points), "-", color=colour, linewidth=1, zorder=1)
-        for (x, y), r in zip(points, own):
+        for point, r in zip(points, own):
             fill = "white" if r["form"] == "onnx" else colour
-            axes.plot(x, y, "o" if r["top1"] is not None else "^", color=colour, markerfacecolor=fill, zorder=2)
-        low = own[0]["top1"] is None
-        x, y = points[0]
-        near = any(0.8 < x / other_x < 1.25 and 0 <= other_y - y < 0.2 for other_x, other_y in named)
-        axes.annotate(
-            name.rpartition(":")[2], (x, y), xytext=(0, -14 if near and not low else 8), textcoords="offset points",
-            fontsize=8, color=colour, rotation=60 if low else 0, ha="left" if low else "center",
-        )  # fmt: skip
-        named.append((x, y))
+            axes.plot(*point, "o" if r["top1"] else "^", color=colour, markerfacecolor=fill, zorder=2)
+        crowded = any(0.8 < x / other_x < 1.25 and 0 < other_y - y < 0.3 for other_x, other_y in first.values())
+        if own[0]["top1"] is None:
+            place = dict(xytext=(-2, -8), rotation=-20, ha="left", va="top", rotation_mode="anchor")
+        else:
+            place = dict(xytext=(-7, -3), ha="right") if crowded else dict(xytext=(0, 8), ha="center")
+        axes.annotate(name.rpartition(":")[2], (x, y), textcoords="offset points", fontsize=8, color=colour, **place)
     axes.plot([], [], "o", color=canvas.BLUE, markerfacecolor="white", label="ONNX, fp32")
     axes.plot([], [], "o", color=canvas.BLUE, label="ONNX, int8")
     if any(r["top1"] is not None and _peers.is_peer(r["model"]) for r in rows):
         axes.plot([], [], "o", color=canvas.DARK, label="others, int8 at the accuracy of fp32")
     if any(r["top1"] is None for r in rows):
-        axes.plot([], [], "^", color=canvas.DARK, label="others, accuracy not measured")
+        axes.plot([], [], "^", color=canvas.DARK, label="others, accuracy not measured: below the line")
+        line = (floor + low) / 2
+        axes.axhline(line, color=canvas.DARK, linewidth=0.8, linestyle="--", zorder=0)
+        axes.set_yticks(range(ceil(line), ceil(high) + 1))
     axes.set(xscale="log", xlabel=f"images a second, {found['hardware'].split(',')[0]}, threads: {threads}")
     axes.set(ylabel="test top-1, %")
-    axes.margins(x=0.12, y=0.15)
+    axes.margins(x=0.12, y=0.25)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper right", frameon=False)
     return canvas.save(figure, path)
