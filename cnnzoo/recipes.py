@@ -66,6 +66,8 @@ class Recipe:
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
+        wise_ft: Share of the pretrained weights in the published ones: at the end these are averaged with the trained ones
+            (WiSE-FT, arXiv:2109.01903). It keeps what fine-tuning on altered images would forget. 0 for none.
         freeze: Train the classifier only.
         layer_decay: Factor on the learning rate from each layer to the one below it, by the model's `group_matcher`.
         seed: Seed of initial weights, order and augmentation.
@@ -113,6 +115,7 @@ class Recipe:
     whiten: bool = False
     dirac: bool = False
     pretrained: bool = False
+    wise_ft: float = 0.0
     freeze: bool = False
     layer_decay: float = 1.0
     seed: int = 0
@@ -159,6 +162,11 @@ class Recipe:
                     f"{field} and pretrained were given; only one is allowed, since both set the first weights. Set "
                     f"{field}=False (--no-{field}) to start from the pretrained weights."
                 )
+        if self.wise_ft and not self.pretrained:
+            raise CnnzooError(
+                f"wise_ft={self.wise_ft} was given without pretrained; it is the share of the pretrained weights. Set "
+                "pretrained=True (--pretrained), or leave wise_ft out."
+            )
 
 
 _MANY = 1_000_000
@@ -170,7 +178,8 @@ _RANGES = (
     ("image_size", 0, 1_000), ("drop_rate", 0, 1), ("drop_path_rate", 0, 1),
     ("erase", 0, 1), ("mixup", 0, 100), ("cutmix", 0, 100), ("mix_prob", 0, 1), ("dual", 0, 1_000),
     ("randaugment", 0, 10), ("magnitude", 0, 1), ("photo", 0, 1), ("accumulate", 1, _MANY), ("distill", 0, 1),
-    ("distill_temperature", 0.01, 1_000), ("layer_decay", 0.01, 1), ("clip_grad", 0, _MANY), ("seed", 0, 2**31),
+    ("wise_ft", 0, 1), ("distill_temperature", 0.01, 1_000), ("layer_decay", 0.01, 1), ("clip_grad", 0, _MANY),
+    ("seed", 0, 2**31),
 )  # fmt: skip
 
 

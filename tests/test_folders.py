@@ -19,7 +19,7 @@ import cnnzoo
 from cnnzoo import evaluate, train
 from cnnzoo.cli import main
 from cnnzoo.data import create_transform, load_split, load_splits, normalize, open_image
-from cnnzoo.errors import DataError
+from cnnzoo.errors import CnnzooError, DataError
 from cnnzoo.recipes import Recipe
 
 
@@ -287,6 +287,13 @@ def test_fine_tuning_on_a_folder_of_pictures_learns_them(shapes, tmp_path):
     assert (recipe["dataset"], recipe["pretrained"]) == ("folder", True)
     assert len(metrics["per_class"]) == 2
     assert metrics["top1"] >= 90
+
+
+def test_a_head_that_starts_anew_is_not_averaged_with_pretrained_weights(shapes, tmp_path):
+    recipe = Recipe(model="lenet_tiny", dataset="folder", epochs=1, pretrained=True, wise_ft=0.5, batch_size=8, amp="no")
+    with pytest.raises(CnnzooError, match="the data have 2 classes and the pretrained weights 10"):
+        train.train(recipe, tmp_path / "run", data_dir=shapes, device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_pictures_are_read_in_the_channels_and_size_asked_for(shapes, tmp_path):

@@ -265,6 +265,21 @@ def test_a_frozen_backbone_stays_and_its_head_learns(recipe, tmp_path, miniature
     assert changed == {"head.fc.weight", "head.fc.bias"}
 
 
+def test_wise_ft_publishes_the_average_of_the_pretrained_and_the_trained_weights(recipe, tmp_path, miniature):
+    tuned = override(recipe, model="resnet_tiny", pretrained=True)
+    run(tuned, tmp_path / "plain", miniature)
+    run(override(tuned, wise_ft=0.25), tmp_path / "wise", miniature)
+    before = cnnzoo.create_model("resnet_tiny", pretrained=True).state_dict()
+    plain, wise = weights(tmp_path / "plain"), weights(tmp_path / "wise")
+    for name in (n for n in before if before[n].is_floating_point()):
+        torch.testing.assert_close(wise[name], 0.25 * before[name] + 0.75 * plain[name])
+
+
+def test_wise_ft_without_pretrained_weights_is_refused(recipe):
+    with pytest.raises(CnnzooError, match="wise_ft=0.5 was given without pretrained"):
+        override(recipe, wise_ft=0.5)
+
+
 def test_the_loss_of_two_views_punishes_what_their_answers_differ_by(recipe):
     logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     plain, dual = (_parts.Loss(override(recipe, dual=weight), []) for weight in (0.0, 0.1))

@@ -40,8 +40,18 @@ def _gathered_logits(run: Run, model: nn.Module, judge: data.Split) -> Tensor:
     return logits
 
 
+@torch.no_grad()
+def _average(model: nn.Module, start: dict[str, Tensor], share: float) -> None:
+    """Moves a model's weights and statistics towards those that the run began with (WiSE-FT, arXiv:2109.01903)."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(start[name], share)
+
+
 def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     """Reads the judging split once, and writes the weights and what was measured."""
+    if run.start is not None:
+        _average(run.best_weights, run.start, run.recipe.wise_ft)
     storage.round_as_stored(run.best_weights)  # so that what is measured is what is stored
     logits = judged(run, judge)
     mirrored = judged(run, dataclasses.replace(judge, images=judge.images.flip(3)))

@@ -123,7 +123,10 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
         forward = torch.compile(forward, dynamic=False)
     known = fingerprint(split, judge)
     answers = load_answers(recipe, known, accelerator.device)
-    run = Run(recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates, known, answers)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()} if recipe.wise_ft else None
+    run = Run(
+        recipe, holdout, out, accelerator, model, forward, ema, optimizer, schedule, loss, updates, known, answers, start
+    )  # fmt: skip
     run.tally = run.tally.to(accelerator.device)
     return run
 

@@ -88,6 +88,12 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
         _check_sizes(recipe, model, info)
     else:
         _try_sizes(recipe, model, info, recipe.batch_size // (processes * recipe.accumulate))
+    if recipe.wise_ft and model.pretrained_cfg["num_classes"] != len(info.labels):
+        raise CnnzooError(
+            f"wise_ft={recipe.wise_ft} was given, but the data have {len(info.labels)} classes and the pretrained weights "
+            f"{model.pretrained_cfg['num_classes']}, so the head starts anew and has nothing to be averaged with. Leave "
+            "wise_ft out."
+        )
     if recipe.dirac:
         identities(model)
     if recipe.whiten:

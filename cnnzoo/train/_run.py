@@ -46,6 +46,7 @@ class Run:
     updates_per_epoch: int
     data: dict[str, Any]  # what the run was begun with, see `_saving.fingerprint`
     answers: Answers | None = None  # of teachers, asked before
+    start: dict[str, Tensor] | None = None  # the pretrained weights, where the recipe's `wise_ft` wants them at the end
     epoch: int = 0  # completed
     step: int = 0  # updates done in the epoch after those
     tally: Tensor = field(default_factory=lambda: torch.zeros(3))  # of that epoch: loss times images, right answers, images
