@@ -193,6 +193,35 @@ def test_a_garment_of_skins_colour_is_no_person():
     assert (np.asarray(made.steps["garment"]) > 0)[45:215, 45:115].all()
 
 
+def stacked(upper: int, lower: int, one: tuple[int, ...], other: tuple[int, ...]) -> Image.Image:
+    """Two plain rectangles, one above the other, of these heights and colours."""
+    photo = Image.new("RGB", (120, upper + lower + 40), (236, 236, 236))
+    draw = ImageDraw.Draw(photo)
+    draw.rectangle((30, 20, 89, 19 + upper), fill=one)
+    draw.rectangle((30, 20 + upper, 89, 19 + upper + lower), fill=other)
+    return photo
+
+
+@given(st.integers(60, 140), st.integers(60, 140))
+def test_of_two_garments_one_above_the_other_the_larger_is_taken(upper, lower):
+    made = photo_steps(stacked(upper, lower, (170, 60, 50), (30, 40, 60)))
+    rows = (np.asarray(made.steps["garment"]) > 0).any(1).nonzero()[0]
+    assert len(rows) == max(upper, lower) and rows[0] == (20 if upper >= lower else 20 + upper)
+    assert any("Two garments" in warning for warning in made.warnings)
+
+
+@given(st.integers(60, 140), st.integers(0, 2**31))
+def test_a_tall_garment_of_one_colour_or_pattern_stays_whole(height, seed):
+    photo = stacked(height, 120, (90, 40, 60), (90, 40, 60))
+    pixels = np.asarray(photo).copy()
+    dots = np.random.default_rng(seed).random((height + 120, 60, 1)) < 0.3
+    pixels[20 : 140 + height, 30:90] = np.where(dots, 20, pixels[20 : 140 + height, 30:90])
+    for picture in (photo, Image.fromarray(pixels)):
+        made = photo_steps(picture)
+        rows = (np.asarray(made.steps["garment"]) > 0).any(1).nonzero()[0]
+        assert len(rows) >= height + 116 and not any("Two garments" in warning for warning in made.warnings)
+
+
 def photo_of(kind: str) -> Image.Image:
     pixels = np.full((120, 100, 3), 240, dtype=np.uint8)
     if kind == "runs over the edge":

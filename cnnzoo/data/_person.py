@@ -1,4 +1,4 @@
-"""Whether a person wears the garment in a photo, and the garment without face, hair and hands."""
+"""Whether a person wears the garment in a photo, and the garment without face, hair, hands and the other clothes."""
 
 import numpy as np
 
@@ -13,6 +13,9 @@ _MIDDLE = (0.25, 0.75)  # of the width: where the middle of a head is
 _SOLID = 0.7  # share of its convex outline that a head fills
 _MOST = 0.5  # of the area: where more is of skin's colour, the garment is
 _LEFT = 0.1  # of the area: less than that left over is no garment
+_ABOVE = (0.25, 0.75)  # of the height: where one garment ends and the next begins
+_APART = 0.7  # share of the variance of the rows' colours that is between two garments
+_DIFFERENT = 40.0  # of 441: how far their colours are apart
 
 
 def without_person(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
@@ -39,6 +42,39 @@ def without_person(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
     garment[:bottom] = False
     garment = ndimage.binary_opening(garment, iterations=2)
     return garment if garment.sum() >= _LEFT * mask.sum() else None
+
+
+def larger_of_two(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
+    """The larger of two garments one above the other, such as a coat above trousers, or None where there is but one.
+
+    The border between them is the row that divides the mean colours of the rows best, as Otsu's threshold divides grays.
+
+    Args:
+        pixels: Colours from 0 to 255, `(H, W, 3)`.
+        mask: What was found, `(H, W)`.
+    """
+    rows = mask.any(1).nonzero()[0]
+    first, height = rows[0], rows[-1] - rows[0] + 1
+    inside = slice(first, first + height)
+    area = mask[inside].sum(1)[:, None]  # (height, 1), pixels of each row
+    total = (pixels * mask[..., None])[inside].sum(1)  # (height, 3), colours added up
+    above, below = area.cumsum(0), area.sum() - area.cumsum(0)
+    upper = total.cumsum(0) / above
+    lower = (total.sum(0) - total.cumsum(0)) / np.maximum(below, 1)
+    between = (above * below / area.sum() * (upper - lower) ** 2).sum(1)  # (height,)
+    whole = (area * (total / np.maximum(area, 1) - total.sum(0) / area.sum()) ** 2).sum()
+    low, high = (round(share * height) for share in _ABOVE)
+    if high <= low:
+        return None
+    best = low + int(between[low:high].argmax())
+    if between[best] < _APART * whole or np.linalg.norm(upper[best] - lower[best]) < _DIFFERENT:
+        return None
+    larger = mask.copy()
+    if above[best] >= below[best]:
+        larger[first + best + 1 :] = False
+    else:
+        larger[: first + best + 1] = False
+    return larger
 
 
 def _lower_end(skin: np.ndarray, mask: np.ndarray) -> int | None:

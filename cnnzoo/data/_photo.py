@@ -9,7 +9,7 @@ from PIL import Image
 from ..errors import InputError
 from ._images import check_shape, open_image, to_mode
 from ._makers import makers_steps
-from ._person import without_person
+from ._person import larger_of_two, without_person
 
 PHOTO = ("auto", "makers", "never")
 SIDE = 28
@@ -25,6 +25,8 @@ _SHARE = 0.1  # of the border: more of it not plain, or of the garment, calls fo
 _FAINT = 40.0  # of 441: a garment nearer to the background than this may be found only in parts
 _SMALL = 0.02  # of the picture
 _WORN = "A person wears the garment. Lay it down or hang it up, and take the photo again."
+_TALL = 2.0  # times the width: what is so tall may be more than one garment
+_TWO = "Two garments are in the picture, and the larger is taken. Crop it to the one that you mean."
 _CLEAR = 0.02  # share of transparent pixels from which on the alpha channel is the garment's outline
 
 
@@ -59,9 +61,9 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     Args:
         photo: See `open_image`; any size and mode.
         how: `"auto"`: the background is a plane fitted over the border's colours; what differs from it and is not connected
-            to the edge is the garment, less the head and the skin of a person who wears it; the rest becomes black; the
-            garment is cropped, shrunk by averaging and brightened where it is dark. An alpha channel with transparent parts
-            is the outline. `"makers"`: the steps that the makers of the data set publish, see `makers_steps`.
+            to the edge is the garment, less the head and the skin of a person who wears it; of two garments one above the
+            other the larger is taken; the rest becomes black; the garment is cropped, shrunk by averaging and brightened
+            where it is dark. An alpha channel with transparent parts is the outline. `"makers"`: the steps that the makers of the data set publish, see `makers_steps`.
 
     Raises:
         InputError: It is no image, or shows nothing but background.
@@ -100,6 +102,11 @@ def _garment(image: Image.Image, pixels: np.ndarray) -> tuple[np.ndarray, bool, 
     worn = without_person(pixels, mask)
     if worn is not None:
         mask, warnings = _largest(worn)[0], (_WORN, *warnings)
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    if worn is not None or np.ptp(rows) >= _TALL * np.ptp(columns):
+        larger = larger_of_two(pixels, mask)
+        if larger is not None:
+            mask, warnings = _largest(larger)[0], (*warnings, _TWO)
     return mask, bool(plane.mean() > 127), warnings
 
 
