@@ -63,7 +63,8 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
         how: `"auto"`: the background is a plane fitted over the border's colours; what differs from it and is not connected
             to the edge is the garment, less the head and the skin of a person who wears it; of two garments one above the
             other the larger is taken; the rest becomes black; the garment is cropped, shrunk by averaging and brightened
-            where it is dark. An alpha channel with transparent parts is the outline. `"makers"`: the steps that the makers of the data set publish, see `makers_steps`.
+            where it is dark. An alpha channel with transparent parts is the outline. `"makers"`: the steps that the makers
+            of the data set publish, see `makers_steps`.
 
     Raises:
         InputError: It is no image, or shows nothing but background.
