@@ -284,6 +284,18 @@ def test_every_link_within_the_readme_leads_somewhere():
         assert path or title in titles, title
 
 
+def test_the_page_on_the_package_index_needs_no_file_beside_it():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    page = README.read_text(encoding="utf-8")
+    for rule in tool["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        assert re.search(rule["pattern"], page)
+        page = re.sub(rule["pattern"], rule["replacement"], page)
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    assert "![" in page and "pip install cnnzoo\n" in page and 'pip install "cnnzoo[app]"' in page
+
+
 def test_the_readme_has_a_line_for_every_public_function():
     table = README.read_text(encoding="utf-8").partition("## API at a glance")[2].partition("\n## ")[0]
     rows = "".join(line for line in table.splitlines() if line.startswith("|"))
