@@ -152,6 +152,8 @@ def test_a_card_says_averaged_where_weights_were_and_counts_one_minute_as_one():
         (checkpoints.folder(f"lenet_d2l.{tag}fashion_mnist") / "README.md").read_text() for tag in ("textbook_", "")
     )
     assert "averaged over the run" not in book and "the last weights, averaged over the run" in modern
+    photo = (checkpoints.root() / "wide_resnet_base.photo_fashion_mnist" / "README.md").read_text(encoding="utf-8")
+    assert "averaged with the pretrained ones, which have a share of 0.4 (WiSE-FT)" in photo
     assert "Trained in 1 minute on" in book and "Trained in 5 minutes on" in modern
 
 

@@ -289,7 +289,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         count=f"{n} run{'s' if n > 1 else ''}",
         holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
         trained=_TRAINED.format(info=info, m=m, start=start),
-        averaged=", averaged over the run" if recipe.get("ema_decay") else "",
+        averaged=_averaged(recipe),
         choices=choices.format(info=info, uncertainty=uncertainty(m["top1"], info)),
         minutes=_minutes(m["minutes"]),
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else _NOT_CALIBRATED,
@@ -319,6 +319,13 @@ def uncertainty(top1: float, info: DatasetInfo) -> str:
 def _rounded(value: float, digits: int) -> str:
     """To so many significant digits, never as a power of ten."""
     return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def _averaged(recipe: dict[str, Any]) -> str:
+    over = ", averaged over the run" if recipe.get("ema_decay") else ""
+    if not recipe.get("wise_ft"):
+        return over
+    return f"{over}, and then averaged with the pretrained ones, which have a share of {recipe['wise_ft']:g} (WiSE-FT)"
 
 
 def _minutes(minutes: float) -> str:
