@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
+from ..inference import inference_form
 from ..recipes import Recipe
 from ..resolve import name_of
 from ._parts import check_batch, load_teachers, read_size
@@ -91,7 +92,8 @@ def ask(
         recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
     )
     check_batch(recipe, len(split), 1)
-    teachers = [model.eval() for model in load_teachers(recipe, split.info, holdout)]
+    models = load_teachers(recipe, split.info, holdout)
+    teachers = [inference_form(model) for model in models]
     told = []
     with torch.inference_mode(), tqdm(total=epochs * (len(split) // recipe.batch_size), unit="batch", disable=None) as bar:
         for epoch in range(epochs):
@@ -106,7 +108,7 @@ def ask(
     answers = torch.cat(told).unflatten(0, (epochs, -1))
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
-        teachers=[name_of(teacher) for teacher in teachers],
+        teachers=[name_of(model) for model in models],
     )  # fmt: skip
     out = Path(out)
     try:
