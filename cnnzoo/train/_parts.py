@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -88,12 +89,8 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
         _check_sizes(recipe, model, info)
     else:
         _try_sizes(recipe, model, info, recipe.batch_size // (processes * recipe.accumulate))
-    if recipe.wise_ft and model.pretrained_cfg["num_classes"] != len(info.labels):
-        raise CnnzooError(
-            f"wise_ft={recipe.wise_ft} was given, but the data have {len(info.labels)} classes and the pretrained weights "
-            f"{model.pretrained_cfg['num_classes']}, so the head starts anew and has nothing to be averaged with. Leave "
-            "wise_ft out."
-        )
+    if recipe.wise_ft:
+        _check_average(recipe, model.pretrained_cfg, info)
     if recipe.dirac:
         identities(model)
     if recipe.whiten:
@@ -102,6 +99,21 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
     return model
+
+
+def _check_average(recipe: Recipe, cfg: Any, info: DatasetInfo) -> None:
+    """Refuses to average a head with one of other classes; `cfg` is that of the pretrained weights."""
+    count, known = cfg["num_classes"], tuple(cfg.get("label_names") or ())
+    if count != len(info.labels):
+        differ, why = f"{count}", "the head starts anew and has nothing to be averaged with"
+    elif known and known != info.labels:
+        differ, why = f"others ({', '.join(known[:3])}, ...)", "the average would confuse them"
+    else:
+        return
+    raise CnnzooError(
+        f"wise_ft={recipe.wise_ft} was given, but the data have {len(info.labels)} classes ({', '.join(info.labels[:3])}, "
+        f"...) and the pretrained weights {differ}, so {why}. Leave wise_ft out."
+    )
 
 
 def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
