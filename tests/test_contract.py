@@ -108,7 +108,7 @@ def test_training_mode_and_evaluation_mode_reach_every_layer(model):
 
 
 @given(seed=st.integers(0, 2**31), count=st.integers(2, 4))
-@settings(max_examples=4)
+@settings(max_examples=2)
 def test_each_image_is_judged_on_its_own_in_evaluation_mode(shared, name, seed, count):
     need_numbers(name)
     x = torch.randn(count, *native_size(name), generator=torch.Generator().manual_seed(seed))
@@ -120,7 +120,7 @@ def test_each_image_is_judged_on_its_own_in_evaluation_mode(shared, name, seed, 
 
 
 @given(order=st.permutations(range(4)))
-@settings(max_examples=4)
+@settings(max_examples=2)
 def test_permuting_the_batch_permutes_the_logits(shared, name, order):
     need_numbers(name)
     x = images(name, 4) * torch.arange(1, 5).view(-1, 1, 1, 1)
@@ -149,7 +149,7 @@ def test_the_smallest_allowed_image_works(model):
 # -- options of the constructor ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chans", [1, 2, 3, 4])
+@pytest.mark.parametrize("chans", [1, 3])
 def test_another_number_of_channels_is_honoured(name, chans):
     model = timm.create_model(name, in_chans=chans, device="meta")
     assert model.in_chans == chans
