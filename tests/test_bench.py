@@ -1,14 +1,18 @@
 """The speed measurements measure what they say, on a few images."""
 
+import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from helpers import TINY, run_recipe as run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from PIL import Image
 
-from cnnzoo import bench, checkpoints, data, datasets
+from cnnzoo import bench, canvas, checkpoints, data, datasets
 from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
@@ -226,6 +230,20 @@ def test_inference_is_printed_written_and_drawn(tmp_path, kept, monkeypatch):
     assert "| resnext_small | 2 | 300 -> 500 (1.7) | 2,000 -> 5,000 (2.5) |" in words and "| 2.40 | 2.00 | 1.20 |" in words
     assert f"torch {torch.__version__}" in words and "onnxruntime" in words
     assert Image.open(picture).size[0] > 500
+
+
+def test_no_name_in_the_picture_of_speeds_hides_another(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(canvas, "save", lambda figure, path: figures.append(figure))
+    bench.draw(json.loads((Path(__file__).parent / "bench_infer.json").read_text()), tmp_path / "speed.png")
+    figure = figures[0]
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    # Without its line, and without what letters leave free at the edges.
+    boxes = [Text.get_window_extent(text).padded(-2) for text in axes.texts if not text.get_rotation()]
+    assert len(boxes) > 5
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 for box in boxes)
 
 
 def test_without_an_onnx_file_there_is_nothing_to_draw(tmp_path):

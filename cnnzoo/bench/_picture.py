@@ -52,7 +52,7 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
         line = (floor + low) / 2
         axes.axhline(line, color=canvas.DARK, linewidth=0.8, linestyle="--", zorder=0)
         axes.set_yticks(range(ceil(line), ceil(high) + 1))
-    axes.margins(x=0.23, y=0.25)
+    axes.margins(x=0.2, y=0.25)
     _name(axes, first, {r["model"] for r in rows if r["top1"] is None})
     axes.set(xscale="log", xlabel=f"images a second, {found['hardware'].split(',')[0]}, threads: {threads}")
     axes.set(ylabel="test top-1, %")
@@ -83,6 +83,6 @@ def _name(axes: Any, points: dict[str, tuple[float, float]], unknown: set[str]) 
             left = min(other_x for other_x, _ in crowd.values() if 0.5 < x / other_x < 2)
             height = min(y, height - _LINE / percent)
             line = dict(arrowstyle="-", color=colour, linewidth=0.5, shrinkA=0)
-            place = dict(xytext=(0.85 * left, height), textcoords="data", ha="right", va="center", arrowprops=line)
+            place = dict(xytext=(0.92 * left, height), textcoords="data", ha="right", va="center", arrowprops=line)
         offset = dict(textcoords="offset points") | place
         axes.annotate(name.rpartition(":")[2], (x, y), fontsize=8, color=colour, zorder=3, **offset)
