@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from . import checkpoints, configs, models, summary
+from . import checkpoints, configs, models, resnet8 as resnet8, summary
 from .datasets import FASHION_MNIST, DatasetInfo, get_dataset_info
 from .errors import CheckpointError, CnnzooError, on_one_line, unknown
 from .files import read_bytes

@@ -12,11 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
+import cnnzoo
 from cnnzoo import bench, canvas, checkpoints, data, datasets
 from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
 from cnnzoo.recipes import Recipe, get_recipe
+from cnnzoo.resnet8 import ResNet8
 
 
 @pytest.fixture
@@ -253,36 +255,39 @@ def test_without_an_onnx_file_there_is_nothing_to_draw(tmp_path):
 
 def test_the_peer_of_mlperf_has_the_weights_of_its_reference():
     """78,666 parameters by Keras, which counts the 480 running means and variances of its batch norms too."""
-    model = _peers.ResNet8(in_chans=3)
+    model = ResNet8(in_chans=3)
     assert sum(p.numel() for p in model.parameters()) == 78_666 - 480
     assert sum(p.numel() for name, p in model.named_parameters() if "norm" not in name) == 77_706
-    assert bench.PEERS[-1] == "mlperf:resnet8" and _peers.make("mlperf:resnet8")(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    name = bench.PEERS[-1]
+    assert name == "timm:resnet8_mlperf" and _peers.make(name)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    assert "resnet8_mlperf" not in cnnzoo.list_models()  # it is a peer, and no model of the zoo
 
 
 def test_a_form_that_needs_a_compiler_says_so_where_there_is_none(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    rows = bench.forms(("mlperf:resnet8",), wanted=("compile", "inference_form"), threads=(1,), batches=(2,))
+    rows = bench.forms(("timm:resnet8_mlperf",), wanted=("compile", "inference_form"), threads=(1,), batches=(2,))
     assert rows[0]["failed"] == "no C++ compiler" and "images_per_s" not in rows[0]
     (speeds, *_) = bench.TABLES["infer"](dict(rows=rows))
     assert speeds.cells[0][-2] == "no C++ compiler" and rows[1]["times"] == 1
 
 
-def test_what_a_peer_reached_is_kept_with_epochs_minutes_and_threads(tmp_path, miniature, kept, monkeypatch):
+@pytest.mark.parametrize("peer", ["timm:test_resnet", "timm:resnet8_mlperf"])
+def test_what_a_peer_reached_is_kept_with_epochs_minutes_and_threads(peer, tmp_path, miniature, kept, monkeypatch):
     out = tmp_path / "run"
-    metrics = run(Recipe(model="timm:test_resnet", **dict(TINY, epochs=1, warmup_epochs=0.0)), out, miniature)
+    metrics = run(Recipe(model=peer, **dict(TINY, epochs=1, warmup_epochs=0.0)), out, miniature)
     with pytest.raises(CheckpointError, match="a finished run of a timm model on Fashion-MNIST is needed"):
         bench.collect([out])
     monkeypatch.setattr(_peers, "FASHION_MNIST", miniature[1])
-    with pytest.raises(CheckpointError, match="is the second run of timm:test_resnet"):
+    with pytest.raises(CheckpointError, match=f"is the second run of {peer}"):
         bench.collect([out, out])
-    rows = [_timed("timm:test_resnet", "onnx", 2, None, (1, 2)), _timed("resnext_small", "onnx", 2, 94.78, (1, 9))]
+    rows = [_timed(peer, "onnx", 2, None, (1, 2)), _timed("resnext_small", "onnx", 2, 94.78, (1, 9))]
     (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows, hardware="x")))
     words = ["bench", "peers", out, "--infer", tmp_path / "bench.json", "--picture", tmp_path / "speed.png"]
     for _ in range(2):  # the second time in its own place
         result = CliRunner().invoke(main, [str(word) for word in words])
         assert result.exit_code == 0, result.output
     (row,) = bench.trained()
-    assert (row["model"], row["top1"], row["epochs"]) == ("timm:test_resnet", metrics["top1"], 1)
+    assert (row["model"], row["top1"], row["epochs"]) == (peer, metrics["top1"], 1)
     assert Image.open(tmp_path / "speed.png").size[0] > 500
     cells = bench.TABLES["infer"](dict(rows=rows))[0].cells
     assert cells[0][3:5] == [f"{metrics['top1']:.2f}", "1 epoch, 0 min, 1 thread"]
@@ -296,7 +301,7 @@ def test_each_peer_is_held_against_the_most_accurate_of_ours_that_is_twice_as_fa
     rows = [
         _timed("timm:resnet18", "eager", 2, None, (1, 50)), _timed("timm:resnet18", "onnx", 2, None, (1, 100)),
         _timed("timm:resnet10t", "onnx", 2, None, (1, 100)), _timed("timm:test_resnet", "onnx", 2, None, (1, 100)),
-        _timed("mlperf:resnet8", "onnx", 2, None, (1, 101)),
+        _timed("timm:resnet8_mlperf", "onnx", 2, None, (1, 101)),
         _timed("nin_small", "onnx", 2, 94.88, (1, 199)), _timed("nin_tiny", "onnx", 2, 94.6, (1, 200)),
         _timed("lenet_tiny", "onnx int8", 2, 93.1, (1, 201)), _timed("resnet_small", "onnx", 1, 94.7, (1, 1000)),
     ]  # fmt: skip
@@ -305,7 +310,7 @@ def test_each_peer_is_held_against_the_most_accurate_of_ours_that_is_twice_as_fa
         ["timm:resnet18", "nin_tiny", "94.60", "200 (onnx)", "2.0", "yes"],
         ["timm:resnet10t", "nin_tiny", "94.60", "200 (onnx)", "2.0", "no: less accurate"],
         ["timm:test_resnet", "nin_tiny", "94.60", "200 (onnx)", "2.0", "cannot be said: not measured"],
-        ["mlperf:resnet8", "lenet_tiny", "93.10", "201 (onnx int8)", "2.0", "no: none is twice as fast"],
+        ["timm:resnet8_mlperf", "lenet_tiny", "93.10", "201 (onnx int8)", "2.0", "no: none is twice as fast"],
     ]
     assert table.cells[0][1:3] == ["94.00", "100 (onnx)"]
 

@@ -56,7 +56,7 @@ def forms(
     they come with no weights for such images: they are untrained, with one channel and ten classes.
 
     Args:
-        names: Pretrained models of the zoo, `timm:NAME` for those of timm, and `mlperf:resnet8`.
+        names: Pretrained models of the zoo, and `timm:NAME` for those of timm and MLPerf's `resnet8_mlperf`.
         wanted: Forms to time, of `FORMS`.
         threads: Of torch and ONNX Runtime.
         batches: Images per call.

@@ -75,9 +75,9 @@ def infer(
 ) -> None:
     """Time MODELS in several forms (eager, exported, ...), those of others too, on the same images.
 
-    A model is a pretrained one of the zoo, timm:NAME, or mlperf:resnet8; the last two are untrained. Without MODELS some of
-    each are timed. The forms are eager, channels_last, inference_form, onnx, "onnx int8", and where --form asks for them
-    compile, torch_export, aoti, "torch_export bf16" and "aoti bf16".
+    A model is a pretrained one of the zoo, or timm:NAME, which is untrained. Without MODELS some of each are timed, and
+    MLPerf Tiny's ResNet-8 (timm:resnet8_mlperf). The forms are eager, channels_last, inference_form, onnx, "onnx int8", and
+    where --form asks for them compile, torch_export, aoti, "torch_export bf16" and "aoti bf16".
     """
     from .. import bench
 
