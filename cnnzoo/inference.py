@@ -6,7 +6,9 @@ A model that is given is never changed, not even for a moment: other threads may
 from collections.abc import Callable, Sequence
 from copy import copy as shallow, deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from types import MethodType
 from typing import Any
 
 import torch
@@ -50,18 +52,38 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
         return model
     if isinstance(model, torch.jit.ScriptModule):
         return deepcopy(model).eval()
-    return _copied(unwrapped(model), {})
+    return _copied(unwrapped(model))
 
 
-def _copied(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
+def _copied(model: nn.Module) -> nn.Module:
+    """The copy that `evaluation_copy` describes."""
+    done: dict[int, nn.Module] = {}
+    copy = _copied_tree(model, done)
+    for module in done.values():
+        # accelerate puts a `forward` on the module itself. It is bound to the original, which may be in training mode: then
+        # the copy would compute with the statistics of the batch, and change those of the original.
+        vars(module).update({k: _rebound(v, done) for k, v in vars(module).items()})
+    return copy
+
+
+def _copied_tree(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     if id(module) in done:  # one module in two places
         return done[id(module)]
     copy = done[id(module)] = object.__new__(type(module))
     # Hooks and parameters that are put on the copy do not belong on the model.
     state = {k: shallow(v) if isinstance(v, dict) else v for k, v in vars(module).items()}
-    state["_modules"] = {k: None if m is None else _copied(m, done) for k, m in module._modules.items()}
+    state["_modules"] = {k: None if m is None else _copied_tree(m, done) for k, m in module._modules.items()}
     vars(copy).update(state, training=False)
     return copy
+
+
+def _rebound(value: Any, copies: dict[int, nn.Module]) -> Any:
+    """A method of a module, or a partial function of one, as that of the module's copy; anything else as it is."""
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, copies.get(id(value.__self__), value.__self__))
+    if isinstance(value, partial):
+        return partial(value.func, *(copies.get(id(arg), arg) for arg in value.args), **value.keywords)
+    return value
 
 
 def runnable(model: Any) -> nn.Module:
@@ -132,7 +154,7 @@ def fast_copy(model: nn.Module, example: Tensor) -> nn.Module:
         model: Of a compiled one the model inside is copied.
         example: What it takes, `(B, C, H, W)`, on its device; one image will do.
     """
-    made = _copied(unwrapped(model), {})
+    made = _copied(unwrapped(model))
     with torch.inference_mode(False), torch.no_grad():
         if not any(p.dtype in (torch.float16, torch.bfloat16) for p in made.parameters()):
             fold(made, example)
@@ -145,7 +167,7 @@ def fast_copy(model: nn.Module, example: Tensor) -> nn.Module:
 
 def _largest(model: nn.Module, image: Tensor) -> int:
     """Bytes of the largest tensor that a module in the model gives for one image `(1, C, H, W)`, or that it takes itself."""
-    sizes, copy = [image.nbytes], _copied(model, {})  # a copy, since other threads may be using the model
+    sizes, copy = [image.nbytes], _copied(model)  # a copy, since other threads may be using the model
 
     def note(module: nn.Module, args: Any, out: Any) -> None:
         sizes.extend(leaf.nbytes for leaf in tree_leaves(out) if isinstance(leaf, Tensor))

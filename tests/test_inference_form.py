@@ -1,8 +1,11 @@
 """The faster form of a model answers as the model does, and leaves it alone."""
 
+import copy
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
+import accelerate
 import numpy as np
 import pytest
 import timm
@@ -198,3 +201,18 @@ def test_compiling_leaves_the_model_as_it_is(monkeypatch):
     assert all(m.training for m in model.modules()) and [p.stride() for p in model.parameters()] == strides
     with torch.no_grad():
         torch.testing.assert_close(answers, model.eval()(noise(3)), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_model_that_accelerate_has_prepared_is_run_in_evaluation_mode_and_left_alone(hooked):
+    model = warmed(fill(cnnzoo.create_model("resnext_tiny")), noise(32)).train()
+    x = noise(65)
+    with torch.no_grad():
+        wanted = copy.deepcopy(model).eval()(x)
+    if hooked:
+        accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
+    else:
+        model.forward = types.MethodType(lambda self, x: type(self).forward(self, x), model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.testing.assert_close(inference_form(model)(x), wanted, rtol=0, atol=TOLERANCE)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

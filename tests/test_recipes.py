@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
@@ -18,6 +19,7 @@ from cnnzoo import data, hub, train
 from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
+from cnnzoo.evaluate import evaluate
 from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
 from cnnzoo.train import _optimizer, _parts
 
@@ -168,6 +170,22 @@ def test_muon_computes_in_float32_where_bfloat16_is_slow(recipe, fast, dtype, mo
     optimizer.step()
     assert used == [dtype]
     assert muon.zeropower_via_newtonschulz is noted  # as it was, for every other user of timm
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_run_in_mixed_precision_is_measured_in_full_and_measuring_changes_no_statistics(
+    recipe, ema_decay, tmp_path, miniature, monkeypatch
+):
+    monkeypatch.setattr(_parts, "fast_bf16", lambda kind: True)
+    recipe = override(recipe, model="resnext_tiny", ema_decay=ema_decay, amp="bf16")
+    metrics = run(recipe, tmp_path / "run", miniature)
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    before = {k.removeprefix("module."): v for k, v in state["ema" if ema_decay else "model"].items()}
+    after = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    model = cnnzoo.create_model(tmp_path / "run", pretrained=True)
+    again = evaluate(model, data.load_split("miniature", "test", data_dir=miniature[0]))
+    assert (again.top1, again.loss) == (metrics["top1"], pytest.approx(metrics["loss"], abs=1e-5))
 
 
 @pytest.mark.parametrize(

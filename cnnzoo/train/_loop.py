@@ -116,7 +116,8 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
     loss = Loss(recipe, load_teachers(recipe, split.info, holdout)).to(accelerator.device)
     # The optimiser stays as it is: accelerate's wrapper scales the gradients of fp16, which we have none of, and looks for
     # a package on disk at every step.
-    forward = accelerator.prepare(model)
+    # It puts a forward in mixed precision on what it prepares; the model itself keeps its own, by which it is measured.
+    forward = accelerator.prepare(nn.Sequential(model))
     if recipe.compile:
         # Each size of progressive resizing is compiled for itself.
         torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
