@@ -106,7 +106,7 @@ def test_every_card_has_the_accuracy_on_photos(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     from cnnzoo import hub
-    from cnnzoo.datasets import get_dataset_info
+    from cnnzoo.datasets import facts
     from cnnzoo.files import write_json
     from cnnzoo.hub._pictures import draw
 
@@ -114,7 +114,7 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
     recipe = checkpoints.read_json(folder / "recipe.json")
     metrics = checkpoints.metrics(name)
     card = hub.card(name, metrics, recipe)
-    info = get_dataset_info(recipe["dataset"])
+    info = facts(metrics, recipe)
     config = hub.config(cnnzoo.create_model(recipe["model"]), info, metrics.get("temperature", 1.0), metrics.get("tag"))
     assert config["pretrained_cfg"]["tag"] == name.split(".", 1)[1]
     if request.config.getoption("--accept"):
