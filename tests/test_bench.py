@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import cnnzoo
-from cnnzoo import bench, canvas, checkpoints, data, datasets
+from cnnzoo import bench, canvas, checkpoints, data, datasets, exporting
 from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
@@ -269,6 +269,15 @@ def test_a_form_that_needs_a_compiler_says_so_where_there_is_none(monkeypatch):
     assert rows[0]["failed"] == "no C++ compiler" and "images_per_s" not in rows[0]
     (speeds, *_) = bench.TABLES["infer"](dict(rows=rows))
     assert speeds.cells[0][-2] == "no C++ compiler" and rows[1]["times"] == 1
+
+
+def test_a_file_that_export_refuses_is_a_row_that_says_so(monkeypatch):
+    def refused(*args, **kwargs):
+        raise exporting.ExportError("The file's top-1 is lower.")
+
+    monkeypatch.setattr(exporting, "export", refused)
+    rows = bench.forms(("timm:resnet8_mlperf",), wanted=("inference_form", "onnx int8"), threads=(1,), batches=(2,))
+    assert [row.get("failed") for row in rows] == [None, "not accurate enough"] and "times" not in rows[1]
 
 
 @pytest.mark.parametrize("peer", ["timm:test_resnet", "timm:resnet8_mlperf"])
