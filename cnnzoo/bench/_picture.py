@@ -1,8 +1,11 @@
 """Accuracy against speed, as a picture."""
 
+import itertools
 from math import ceil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..errors import InputError
 from . import _peers
@@ -10,7 +13,9 @@ from ._tables import best_speed
 
 _KINDS = ("onnx", "onnx int8")
 _HEIGHT = 5.5  # inches
-_LINE = 11  # height of a name, in points
+_MARKER = 4  # half the width of a marker, in pixels
+_DISTANCES = (7, 18, 30, 42, 54, 70, 90)  # of a name from its point, in points
+_DIRECTIONS = ((0, 1), (1, 1), (-1, 1), (-1, 0), (0, -1), (-1, -1), (1, -1), (1, 0))  # right, up
 
 
 def draw(found: dict[str, Any], path: str | Path) -> Path:
@@ -34,11 +39,11 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
     low, high = min(known, default=0), max(known, default=0)
     floor = low - max(0.5, 0.3 * (high - low))  # where models stand whose accuracy nobody measured
     figure, axes = canvas.panels(_HEIGHT)
-    first = {r["model"]: (best_speed(r), r["top1"] or floor) for r in reversed(rows)}  # where each model's line begins
-    for name in first:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name in dict.fromkeys(r["model"] for r in rows):
         own = [r for r in rows if r["model"] == name]
         colour = canvas.DARK if _peers.is_peer(name) else canvas.BLUE
-        points = [(best_speed(r), r["top1"] or floor) for r in own]
+        points = lines[name] = [(best_speed(r), r["top1"] or floor) for r in own]
         axes.plot(*zip(*points), "-", color=colour, linewidth=1, zorder=1)
         for point, r in zip(points, own):
             fill = "white" if r["form"] == "onnx" else colour
@@ -53,36 +58,54 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
         axes.axhline(line, color=canvas.DARK, linewidth=0.8, linestyle="--", zorder=0)
         axes.set_yticks(range(ceil(line), ceil(high) + 1))
     axes.margins(x=0.2, y=0.25)
-    _name(axes, first, {r["model"] for r in rows if r["top1"] is None})
     axes.set(xscale="log", xlabel=f"images a second, {found['hardware'].split(',')[0]}, threads: {threads}")
     axes.set(ylabel="test top-1, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper right", frameon=False)
+    _name(axes, lines)
     return canvas.save(figure, path)
 
 
-def _name(axes: Any, points: dict[str, tuple[float, float]], unknown: set[str]) -> None:
-    """Writes the names of models at their points: above, or, where others are close, on the left of all of these, one below
-    another, with lines to the points."""
+def _name(axes: Any, lines: dict[str, list[tuple[float, float]]]) -> None:
+    """Writes the names of models where their lines begin: each at the nearest of several places where it hides no other
+    name, no line and no legend, or above where there is none such; with a line to its point where that is far away."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    sheet = FigureCanvasAgg(axes.figure)
+    sheet.draw()  # which fixes the limits, and where the legend is
+    taken = [axes.get_legend().get_window_extent()]
+    for first, *_, last in ((p[0], *p, p[-1]) for p in map(axes.transData.transform, lines.values())):
+        steps = np.linspace(first, last, 2 + int(np.abs(last - first).max() / _MARKER))
+        taken += [Bbox([step - _MARKER, step + _MARKER]) for step in steps]
+
+    def box_of(text: Text) -> Bbox:
+        text.update_positions(sheet.get_renderer())
+        return Text.get_window_extent(text)  # an annotation's own has its line too
+
+    def free(box: Bbox) -> bool:
+        inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+        return inside and not any(box.overlaps(other) for other in taken)
+
+    for name, (point, *_) in sorted(lines.items(), key=lambda item: -item[1][0][1]):
+        places = itertools.product(_DISTANCES, _DIRECTIONS)
+        texts = (_written(axes, name, point, *place) for place in (*places, (_DISTANCES[0], _DIRECTIONS[0])))
+        text = next(texts)
+        while not free(box := box_of(text)) and (other := next(texts, None)):
+            text.remove()
+            text = other
+        taken.append(box)
+
+
+def _written(axes: Any, name: str, point: tuple[float, float], distance: int, direction: tuple[int, int]) -> Any:
+    """The name of a model, so many points from its marker."""
     from .. import canvas
 
-    low, high = axes.get_ylim()
-    percent = 72 * 0.85 * _HEIGHT / (high - low)  # in points; the rest of the height has the labels of the axis
-    crowd = {
-        name: (x, y)
-        for name, (x, y) in points.items()
-        if any(0.75 < x / other_x < 1.33 and 0 < other_y - y < 0.3 for other_x, other_y in points.values())
-    }
-    height = float("inf")
-    for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
-        colour = canvas.DARK if _peers.is_peer(name) else canvas.BLUE
-        place: dict[str, Any] = dict(xytext=(0, 8), ha="center")
-        if name in unknown:
-            place = dict(xytext=(-2, -8), rotation=-20, ha="left", va="top", rotation_mode="anchor")
-        elif name in crowd:
-            left = min(other_x for other_x, _ in crowd.values() if 0.5 < x / other_x < 2)
-            height = min(y, height - _LINE / percent)
-            line = dict(arrowstyle="-", color=colour, linewidth=0.5, shrinkA=0)
-            place = dict(xytext=(0.92 * left, height), textcoords="data", ha="right", va="center", arrowprops=line)
-        offset = dict(textcoords="offset points") | place
-        axes.annotate(name.rpartition(":")[2], (x, y), fontsize=8, color=colour, zorder=3, **offset)
+    right, up = direction
+    colour = canvas.DARK if _peers.is_peer(name) else canvas.BLUE
+    line = dict(arrowstyle="-", color=colour, linewidth=0.5, shrinkA=0) if distance > _DISTANCES[0] else None
+    sides = dict(ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up])
+    place = dict(xytext=(right * distance, up * distance), textcoords="offset points")
+    looks = dict(fontsize=8, color=colour, zorder=3, arrowprops=line)
+    return axes.annotate(name.rpartition(":")[2], point, **looks, **place, **sides)
