@@ -43,7 +43,7 @@ def picture(mode: str, width: int, height: int, seed: int = 0) -> Image.Image:
 
 def too_elongated(width: int, height: int) -> bool:
     """Whether, scaled to fit 28x28, the short side would round to nothing."""
-    return min(width, height) * 28 / max(width, height) < 0.5
+    return min(width, height) * 28 / max(width, height) <= 0.5
 
 
 # -- the transform -------------------------------------------------------------------------------------------------------

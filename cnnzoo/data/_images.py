@@ -180,7 +180,7 @@ def check_shape(image: Image.Image, width: int, height: int) -> None:
         InputError: It is too elongated.
     """
     scale = min(height / image.height, width / image.width)
-    if min(image.height, image.width) * scale < 0.5:
+    if min(image.height, image.width) * scale <= 0.5 * (1 + 1e-9):  # half a pixel is rounded to none
         raise InputError(
             f"An image of {image.width}x{image.height} pixels was given; scaled to fit {width}x{height}, its short "
             "side has no pixel left. Crop the image."
