@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
-from helpers import each
+from helpers import each, native_size
 from huggingface_hub.utils import close_session
 from loopback_http import ALWAYS
 from PIL import Image
@@ -268,7 +268,7 @@ def test_a_file_of_the_users_own_wins(tmp_path):
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_folder_loads_as_a_local_hub_repository(name, no_network):
     loaded = timm.create_model(f"local-dir:{checkpoints.folder(name)}", pretrained=True).eval()
-    x = torch.rand(2, 1, 28, 28)
+    x = torch.rand(2, *native_size(name))
     torch.testing.assert_close(loaded(x), cnnzoo.create_model(name, pretrained=True).eval()(x))
 
 
@@ -277,7 +277,7 @@ def test_a_folder_loads_as_a_local_hub_repository(name, no_network):
 def test_more_channels_give_the_grayscale_logits_on_gray_images(name, in_chans):
     gray = cnnzoo.create_model(name, pretrained=True).eval()
     wide = timm.create_model(name, pretrained=True, in_chans=in_chans).eval()
-    x = torch.randn(4, 1, 28, 28)
+    x = torch.randn(4, *native_size(name))
     with torch.inference_mode():
         torch.testing.assert_close(wide(x.expand(-1, in_chans, -1, -1)), gray(x), atol=1e-4, rtol=1e-4)
 
@@ -286,7 +286,7 @@ def test_more_channels_give_the_grayscale_logits_on_gray_images(name, in_chans):
 def test_another_number_of_classes_keeps_the_features_and_swaps_the_head(name):
     whole = cnnzoo.create_model(name, pretrained=True).eval()
     five = timm.create_model(name, pretrained=True, num_classes=5, in_chans=3).eval()
-    x = torch.randn(2, 1, 28, 28)
+    x = torch.randn(2, *native_size(name))
     assert five(x.expand(-1, 3, -1, -1)).shape == (2, 5)
     torch.testing.assert_close(
         five.forward_features(x.expand(-1, 3, -1, -1)), whole.forward_features(x), atol=1e-4, rtol=1e-4
