@@ -71,7 +71,7 @@ class Recipe:
         freeze: Train the classifier only.
         layer_decay: Factor on the learning rate from each layer to the one below it, by the model's `group_matcher`.
         seed: Seed of initial weights, order and augmentation.
-        amp: `bf16` for mixed precision on accelerators that have it, `no` for fp32, which CPUs always have.
+        amp: `bf16` for mixed precision where the device has it, `no` for fp32.
         compile: Run the model through torch.compile.
         deterministic: Have torch refuse operations that are not reproducible on this device. On a CPU every run is.
     """

@@ -178,8 +178,7 @@ def test_a_run_in_mixed_precision_is_measured_in_full_and_measuring_changes_no_s
 ):
     monkeypatch.setattr(_parts, "fast_bf16", lambda kind: True)
     recipe = override(recipe, model="resnext_tiny", ema_decay=ema_decay, amp="bf16")
-    with torch.backends.mkldnn.flags(enabled=False):  # whose kernels for bf16 are not to be trusted, see `fast_bf16`
-        metrics = run(recipe, tmp_path / "run", miniature)
+    metrics = run(recipe, tmp_path / "run", miniature)
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     before = {k.removeprefix("module."): v for k, v in state["ema" if ema_decay else "model"].items()}
     after = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")

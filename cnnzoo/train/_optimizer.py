@@ -7,7 +7,6 @@ import warnings
 from typing import Any
 
 import torch
-from accelerate.utils import is_bf16_available
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers, muon
 from timm.scheduler import create_scheduler_v2
 from torch import nn
@@ -15,15 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import CnnzooError, unknown
 from ..recipes import Recipe
-
-
-def fast_bf16(kind: str) -> bool:
-    """Whether a kind of device, such as `"cpu"`, computes in bfloat16 faster than in float32, and rightly.
-
-    CPUs do not: where they have the instructions, training steps of torch 2.14 read memory that nobody wrote, and end in NaN
-    if there was one (seen with small images: 17 to 30 of 60 steps of timm's test_resnet on 16x16, after NaNs were freed).
-    """
-    return kind != "cpu" and is_bf16_available()
+from ._precision import fast_bf16
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

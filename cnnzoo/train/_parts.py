@@ -18,7 +18,7 @@ from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..recipes import Recipe
 from ..resolve import read_run, resolve
-from ._optimizer import fast_bf16
+from ._precision import fast_bf16
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 _WHITEN_PIXELS = 1000 * 28 * 28  # that `whiten` looks at: each becomes a patch in memory
