@@ -1,16 +1,26 @@
-"""Mixed precision is left where its kernels would be wrong, and only there."""
+"""Mixed precision on a CPU: it is left where its kernels would be wrong or slow, and only there."""
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from hypothesis import given, strategies as st
 from torch import nn
 
 import cnnzoo
-from cnnzoo.train._precision import FullPrecisionIfSmall, has_idle_entries
+from cnnzoo.train._precision import MixedPrecision
 
 SIDES = st.integers(1, 9)
+
+
+def dtypes_of(model, x):
+    """What the convolutions of `model` give in mixed precision, one after the other."""
+    seen = []
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    handles = [m.register_forward_hook(lambda module, given, result: seen.append(result.dtype)) for m in convolutions]
+    with torch.autocast("cpu", torch.bfloat16):
+        MixedPrecision(model)(x)
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
 @st.composite
@@ -18,49 +28,46 @@ def convolutions(draw):
     """A convolution of any shape, with the height and width of an image that it can take."""
     size = draw(st.tuples(SIDES, SIDES))
     kernel, stride, dilation = (draw(st.tuples(*[st.integers(1, most)] * 2)) for most in (5, 3, 2))
-    padding = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)) | (st.just("same") if stride == (1, 1) else st.nothing()))
-    wanted = [dilation[i] * (kernel[i] - 1) + 1 for i in (0, 1)]
+    padding = draw(
+        st.tuples(st.integers(0, 4), st.integers(0, 4)) | (st.just("same") if stride == (1, 1) else st.just("valid"))
+    )
     if padding != "same":
-        size = tuple(max(size[i], wanted[i] - 2 * padding[i], 1) for i in (0, 1))
+        pads = (0, 0) if padding == "valid" else padding
+        size = tuple(max(size[i], dilation[i] * (kernel[i] - 1) + 1 - 2 * pads[i], 1) for i in (0, 1))
     return nn.Conv2d(1, 1, kernel, stride, padding, dilation, bias=False), size
 
 
 @given(convolutions())
-def test_an_entry_is_idle_if_its_gradient_is_zero_whatever_the_image(drawn):
+def test_a_convolution_is_in_fp32_if_an_entry_of_its_kernel_meets_padding_only(drawn):
     conv, size = drawn
     conv(torch.ones(1, 1, *size)).sum().backward()
-    assert has_idle_entries(conv, (1, *size)) == bool((conv.weight.grad == 0).any())
+    idle = bool((conv.weight.grad == 0).any())
+    assert dtypes_of(conv, torch.ones(1, 1, *size)) == [torch.float32 if idle else torch.bfloat16]
 
 
-def test_an_image_as_small_as_that_is_computed_in_fp32_and_a_larger_one_in_bf16():
-    AcceleratorState._reset_state()
-    model = nn.Sequential(nn.Conv2d(1, 16, 3, 2, padding=1), nn.Conv2d(16, 16, 3, 2, padding=1))
-    prepared = Accelerator(cpu=True, mixed_precision="bf16").prepare(FullPrecisionIfSmall(model, 1, [(2, 2), (8, 8)]))
-    seen = []
-    model[1].register_forward_hook(lambda module, given, result: seen.append(result.dtype))
-    for side in (2, 8):
-        prepared(torch.ones(2, 1, side, side))
-    assert seen == [torch.float32, torch.bfloat16]
-    AcceleratorState._reset_state()
+def test_a_depthwise_convolution_is_in_fp32_if_it_has_a_stride():
+    model = nn.Sequential(
+        *[nn.Conv2d(8, 8, 3, stride, 1, groups=groups) for stride, groups in [(1, 8), (2, 8), (2, 1), (2, 4)]]
+    )
+    assert dtypes_of(model, torch.ones(2, 8, 28, 28)) == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("name", ["resnext_small", "nin_small", "convnext28_small", "wide_resnet_base"])
+def test_all_others_are_in_bf16_at_every_size_of_the_recipes(name):
+    model = cnnzoo.create_model(name)
+    for side in (16, 20, 24, 28):
+        assert set(dtypes_of(model, torch.ones(2, 1, side, side))) == {torch.bfloat16}
 
 
 def test_gradients_do_not_depend_on_what_the_memory_held_before():
     # A CPU without instructions for bf16 has other kernels; there this holds in any case.
     torch.manual_seed(0)
     model = nn.Conv2d(96, 192, 3, stride=2, padding=1, bias=False).to(memory_format=torch.channels_last)
-    safe = FullPrecisionIfSmall(model, 96, [(1, 1)])
     images = torch.randn(8, 96, 1, 1)
+    count = model.weight.numel()
     for _ in range(30):
-        junk = [
-            torch.full((count,), torch.nan) for count in [model.weight.numel() // 2, model.weight.numel()] for _ in range(8)
-        ]
+        junk = [torch.full((size,), torch.nan) for size in [count // 2, count] * 8]
         del junk
         with torch.autocast("cpu", torch.bfloat16):
-            safe(images).square().sum().backward()
+            MixedPrecision(model)(images).square().sum().backward()
         assert model.weight.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["resnext_small", "nin_small", "convnext28_small", "wide_resnet_base"])
-def test_the_zoo_trains_in_mixed_precision_at_every_size_of_its_recipes(name):
-    model = cnnzoo.create_model(name)
-    assert not any(has_idle_entries(model, (1, side, side)) for side in (16, 20, 24, 28))

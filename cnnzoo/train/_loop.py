@@ -34,7 +34,7 @@ from ._parts import (
     read_size,
     seed_device,
 )
-from ._precision import FullPrecisionIfSmall
+from ._precision import MixedPrecision
 from ._progress import Progress, say
 from ._run import Run, check_weights, diverged, open_folder, save
 from ._saving import fingerprint, owned
@@ -118,9 +118,7 @@ def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, s
     # The optimiser stays as it is: accelerate's wrapper scales the gradients of fp16, which we have none of, and looks for
     # a package on disk at every step.
     # It puts a forward in mixed precision on what it prepares; the model itself keeps its own, by which it is measured.
-    own = split.info.image_size
-    sizes = [recipe.size_at(epoch, own[1:]) for epoch in range(recipe.epochs)]
-    forward = accelerator.prepare(FullPrecisionIfSmall(model, own[0], sizes))
+    forward = accelerator.prepare(MixedPrecision(model))
     if recipe.compile:
         # Each size of progressive resizing is compiled for itself.
         torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)

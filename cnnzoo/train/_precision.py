@@ -1,12 +1,14 @@
 """Mixed precision where it is fast, and where its kernels are right."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import is_bf16_available
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from ..inference import evaluation_copy
+_CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 def fast_bf16(kind: str) -> bool:
@@ -16,54 +18,59 @@ def fast_bf16(kind: str) -> bool:
     return is_bf16_available()
 
 
-class FullPrecisionIfSmall(nn.Sequential):
-    """A model that leaves mixed precision on a CPU for images in which some of its kernels have idle entries.
+class MixedPrecision(nn.Sequential):
+    """A model that is trained in mixed precision, with the convolutions in fp32 that CPUs compute badly in bfloat16.
 
-    oneDNN (3.12, in torch 2.14) leaves the gradients of such entries unwritten in bfloat16. They are what the memory held
-    before, now and then NaN, where 0 is right.
+    There are two kinds of them, both seen with oneDNN 3.12, in torch 2.14:
 
-    Args:
-        model: The model.
-        channels: Of the images that it will get.
-        sizes: Heights and widths of these images, in pixels.
+    - Where an entry of a kernel meets padding only, such as the border of a 3x3 kernel on a map of one pixel, its gradient
+      is left unwritten. It is what the memory held before, now and then NaN, where 0 is right.
+    - Depthwise convolutions with a stride have no kernel of their own for the gradient of their input. It takes more than a
+      hundred times as long as in fp32, and most of a MobileNet's step.
     """
-
-    def __init__(self, model: nn.Module, channels: int, sizes: Iterable[tuple[int, int]]):
-        super().__init__(model)
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        self.small = {size for size in set(sizes) if on_cpu and has_idle_entries(model, (channels, *size))}
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
-        if tuple(x.shape[2:]) not in self.small:
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with _SomeInFullPrecision():
             return super().forward(x)
 
 
-def has_idle_entries(model: nn.Module, image_size: tuple[int, int, int]) -> bool:
-    """Whether an entry of a kernel meets padding only, when `model` gets images of `image_size`, (C, H, W).
-
-    So it is with the border of a 3x3 kernel on a map of one pixel.
-    """
-    found = []
-    model = evaluation_copy(model)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda conv, given, result: found.append(_idle(conv, given[0], result)))
-    with torch.no_grad():
-        model(torch.zeros(2, *image_size))
-    return any(found)
+class _SomeInFullPrecision(TorchFunctionMode):
+    def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _CONVOLUTIONS and _bad_in_bf16(*args, **kwargs):
+            with torch.autocast("cpu", enabled=False):
+                args = [x.float() if isinstance(x, Tensor) else x for x in args]
+                return func(*args, **{k: x.float() if isinstance(x, Tensor) else x for k, x in kwargs.items()})
+        return func(*args, **kwargs)
 
 
-def _idle(conv: nn.Conv2d, given: Tensor, result: Tensor) -> bool:
-    pads = conv._reversed_padding_repeated_twice[-2::-2]  # of height and width; in numbers also where "same" was written
-    if conv.padding_mode != "zeros":
-        return False
-    return any(
-        not any(0 <= i * stride + entry * dilation - pad < size for i in range(count))
-        for size, count, kernel, stride, dilation, pad in zip(
-            given.shape[2:], result.shape[2:], conv.kernel_size, conv.stride, conv.dilation, pads, strict=True
-        )
-        for entry in range(kernel)
-    )
+def _bad_in_bf16(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
+    """The parameters are those of `torch.conv2d`, by its names."""
+    strides, dilations = (_each(x, weight.dim() - 2) for x in (stride, dilation))
+    if weight.shape[1] == 1 and groups > 1 and any(s > 1 for s in strides):
+        return True
+    if padding == "same":
+        pads = [d * (k - 1) // 2 for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    else:
+        pads = _each(0 if padding == "valid" else padding, weight.dim() - 2)
+    ends = [p if padding != "same" else d * (k - 1) - p for p, d, k in zip(pads, dilations, weight.shape[2:], strict=True)]
+    return any(map(_has_idle_entry, input.shape[2:], weight.shape[2:], strides, pads, ends, dilations))
+
+
+def _each(value: int | Sequence[int], dims: int) -> Sequence[int]:
+    """A number for each dimension, as torch reads `value`."""
+    values = [value] if isinstance(value, int) else value
+    return [values[0]] * dims if len(values) == 1 else values
+
+
+def _has_idle_entry(size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> bool:
+    """Whether an entry of a kernel meets padding only, in one dimension; `before` and `after` are widths of the padding."""
+    count = (before + size + after - dilation * (kernel - 1) - 1) // stride + 1
+    for offset in range(-before, dilation * kernel - before, dilation):
+        first = max(0, -(offset // stride))  # the first of the kernel's positions at which the entry is not before the image
+        if first >= count or first * stride + offset >= size:
+            return True
+    return False
