@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cnnzoo
-from cnnzoo.exporting import _int8, load_exported
+from cnnzoo.exporting import _equalize, _int8, load_exported
 
 FP32 = {"Conv", "MaxPool", "Relu", "Add", "Gemm", "FusedGemm"}  # an optimised graph has these only where 8 bits were left
 IMAGES = torch.randint(0, 256, (32, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -47,3 +47,39 @@ def test_another_order_of_pooling_and_activation_is_the_same_network(tmp_path):
         session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         logits = session.run(None, {"images": IMAGES.numpy()})[0]
         np.testing.assert_allclose(logits, load_exported(path).run(IMAGES.numpy())[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet_tiny", "repvgg_tiny", "resnext_tiny", "mobilenet_tiny", "densenet_tiny"])
+def test_channels_of_equal_weight_give_the_same_answers(name, tmp_path):
+    path = exported(name, tmp_path)
+    proto = onnx.load(path)
+    _equalize.equalize(proto, IMAGES)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"images": IMAGES.numpy()})[0]
+    before = {weight.name: weight.raw_data for weight in onnx.load(path).graph.initializer}
+    assert any(before[weight.name] != weight.raw_data for weight in proto.graph.initializer)
+    np.testing.assert_allclose(logits, load_exported(path).run(IMAGES.numpy())[0], atol=1e-5)
+
+
+def error_in_8_bits(model, images, folder):
+    torch.onnx.export(model, (images,), folder / "model.onnx", input_names=["images"], dynamo=True, verbose=False)
+    quantised = _int8.int8(onnx.load(folder / "model.onnx"), images, folder / "scratch.onnx")
+    session = onnxruntime.InferenceSession(quantised.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits = session.run(None, {"images": images.numpy()})[0]
+    return np.square(logits - model(images).detach().numpy()).mean() ** 0.5
+
+
+def test_channels_of_very_different_sizes_are_as_exact_in_8_bits_as_equal_ones(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    first, second = torch.nn.Conv2d(1, 16, 3), torch.nn.Conv2d(16, 10, 3)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.Flatten()).eval()
+    images = torch.rand(64, 1, 5, 5)
+    equal = error_in_8_bits(model, images, tmp_path)
+    sizes = torch.logspace(-1, 1, 16)
+    with torch.no_grad():  # each channel says as much as before
+        first.weight.mul_(sizes.view(-1, 1, 1, 1))
+        first.bias.mul_(sizes)
+        second.weight.div_(sizes.view(1, -1, 1, 1))
+    assert error_in_8_bits(model, images, tmp_path) < 1.5 * equal
+    monkeypatch.setattr(_int8, "equalize", lambda proto, calibration: None)
+    assert error_in_8_bits(model, images, tmp_path) > 3 * equal

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ._equalize import equalize, user
+
 # Relu is among them, or each residual sum goes to fp32 and back: with it resnext_small is 2.3 times as fast as in fp32, else
 # 1.8 times. Signed activations lose all of that on x86. Preprocessing and softmax stay in fp32; they cost nothing there.
 _OPERATORS = ["Conv", "Gemm", "Add", "Relu", "MaxPool"]
@@ -17,7 +19,7 @@ def int8(proto: Any, calibration: Tensor, scratch: Path) -> Any:
     """Static quantisation by ONNX Runtime: int8 weights per channel, uint8 activations, ranges from real images.
 
     Args:
-        proto: The model in fp32; see `arranged` for what changes in it.
+        proto: The model in fp32; see `arranged` and `equalize` for what changes in it.
         calibration: uint8 images `(N, C, H, W)`.
         scratch: A file to write.
     """
@@ -33,6 +35,7 @@ def int8(proto: Any, calibration: Tensor, scratch: Path) -> Any:
             return None if batch is None else {"images": batch.numpy()}
 
     slow = arranged(proto)
+    equalize(proto, calibration)
     with quiet("root"):
         quantize_static(
             proto, str(scratch), Images(), quant_format=QuantFormat.QDQ, per_channel=True,
@@ -57,7 +60,7 @@ def arranged(proto: Any) -> list[str]:
     first = _first_of_gray(proto)
     slow = _followers(proto, first) if first is not None else []
     for node in list(proto.graph.node):
-        behind = _user(proto, node)
+        behind = user(proto, node)
         if behind is None:
             continue
         early = {"MaxPool"} if node in slow else {"Relu"}
@@ -77,15 +80,9 @@ def _first_of_gray(proto: Any) -> Any:
 def _followers(proto: Any, conv: Any) -> list[Any]:
     """The convolution, and ReLU and max pooling behind it in any order."""
     nodes = [conv]
-    while (behind := _user(proto, nodes[-1])) is not None and behind.op_type in ("Relu", "MaxPool"):
+    while (behind := user(proto, nodes[-1])) is not None and behind.op_type in ("Relu", "MaxPool"):
         nodes.append(behind)
     return nodes
-
-
-def _user(proto: Any, node: Any) -> Any:
-    """The only node that takes a node's output, None where there are several."""
-    users = [other for other in proto.graph.node if node.output[0] in other.input]
-    return users[0] if len(users) == 1 else None
 
 
 def _exchange(proto: Any, first: Any, second: Any) -> None:
