@@ -92,7 +92,7 @@ class RepVGG(ConvNet):
 SIZES = dict(
     repvgg_tiny=dict(widths=(16, 32, 64), depths=(2, 2, 2)),
     repvgg_small=dict(widths=(32, 64, 112), depths=(2, 2, 2)),
-    repvgg_base=dict(widths=(64, 96, 192), depths=(2, 3, 2)),
+    repvgg_base=dict(widths=(48, 96, 192), depths=(2, 4, 2)),
     repvgg_large=dict(widths=(96, 192, 368), depths=(2, 4, 3)),
 )
 
