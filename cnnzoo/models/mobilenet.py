@@ -68,7 +68,7 @@ class MobileNet(ConvNet):
 SIZES = dict(
     mobilenet_tiny=dict(stem=32, widths=(64, 96, 144), depths=(1, 3, 3)),
     mobilenet_small=dict(stem=32, widths=(64, 176, 320), depths=(1, 4, 2)),
-    mobilenet_base=dict(stem=64, widths=(128, 256, 464), depths=(2, 6, 3)),
+    mobilenet_base=dict(stem=64, widths=(128, 304, 576), depths=(1, 5, 2)),
     mobilenet_large=dict(stem=96, widths=(192, 512, 1024), depths=(2, 8, 3)),
 )
 TEXTBOOK = dict(
