@@ -61,6 +61,14 @@ def test_channels_of_equal_weight_give_the_same_answers(name, tmp_path):
     np.testing.assert_allclose(logits, load_exported(path).run(IMAGES.numpy())[0], atol=1e-5)
 
 
+def test_a_network_without_such_channels_is_quantised_as_it_is(tmp_path):
+    path = exported("convnext28_tiny", tmp_path)
+    proto = onnx.load(path)
+    _equalize.equalize(proto, IMAGES)
+    assert proto.SerializeToString() == onnx.load(path).SerializeToString()
+    assert _int8.int8(proto, IMAGES, tmp_path / "scratch.onnx").graph.node
+
+
 def error_in_8_bits(model, images, folder):
     torch.onnx.export(model, (images,), folder / "model.onnx", input_names=["images"], dynamo=True, verbose=False)
     quantised = _int8.int8(onnx.load(folder / "model.onnx"), images, folder / "scratch.onnx")

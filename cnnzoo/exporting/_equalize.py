@@ -26,7 +26,8 @@ def equalize(proto: Any, calibration: Tensor) -> None:
     from onnx import numpy_helper
 
     stored = {weight.name: weight for weight in proto.graph.initializer}
-    pairs = _pairs(proto, stored)
+    if not (pairs := _pairs(proto, stored)):  # ONNX Runtime takes an empty list of outputs for all of them
+        return
     largest = _largest(proto, calibration, [made for _, made, _ in pairs])
     for first, made, second in pairs:
         reading = numpy_helper.to_array(stored[second.input[1]])  # (out, in / groups, h, w)
