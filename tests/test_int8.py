@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cnnzoo
-from cnnzoo.exporting import _equalize, _int8, load_exported
+from cnnzoo.exporting import _equalize, _int8, _pipeline, _verify, load_exported
 
 FP32 = {"Conv", "MaxPool", "Relu", "Add", "Gemm", "FusedGemm"}  # an optimised graph has these only where 8 bits were left
 IMAGES = torch.randint(0, 256, (32, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -91,3 +91,11 @@ def test_channels_of_very_different_sizes_are_as_exact_in_8_bits_as_equal_ones(t
     assert error_in_8_bits(model, images, tmp_path) < 1.5 * equal
     monkeypatch.setattr(_int8, "equalize", lambda proto, calibration: None)
     assert error_in_8_bits(model, images, tmp_path) > 3 * equal
+
+
+@pytest.mark.parametrize(("name", "side"), [("resnet_tiny", 28), ("regnetx32_d2l", 96)])
+def test_images_to_calibrate_on_and_to_check_with_have_the_size_that_the_model_is_for(name, side):
+    pipeline = _pipeline.make_pipeline(cnnzoo.create_model(name).eval(), torch.float32, True)
+    images = _verify.sized(IMAGES, pipeline)
+    assert images.dtype == torch.uint8 and images.shape == (32, 1, side, side)
+    assert (images is IMAGES) == (side == 28)

@@ -1,5 +1,6 @@
 """Writing a model to a file."""
 
+import dataclasses
 import os
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import make_pipeline
 from ._seal import sealed
-from ._verify import compare, example
+from ._verify import compare, example, sized
 
 _ONE_AT_A_TIME = threading.Lock()  # torch traces one model at a time in a process
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -74,9 +75,11 @@ def export(
         split = calibration = None
         if dtype == "bf16" or quantize:
             split = data.load_split(facts["dataset"] or "fashion_mnist", "test", data_dir=data_dir)
+            split = dataclasses.replace(split, images=sized(split.images, pipeline))
         if quantize:
             train = data.load_split(split.info.name, "train", data_dir=data_dir)
-            calibration = train.images[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]]
+            chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]
+            calibration = sized(train.images[chosen], pipeline)
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))

@@ -30,6 +30,14 @@ def example(pipeline: Pipeline, batch: int) -> Tensor:
     return (pixels if pipeline.preprocess else pixels.float() / 128 - 1).to(pipeline.mean.device)
 
 
+def sized(images: Tensor, pipeline: Pipeline) -> Tensor:
+    """uint8 images `(N, C, H, W)` in the height and width that the model is for, which need not be the data set's."""
+    size = tuple(pipeline.input_size[1:])
+    if tuple(images.shape[2:]) == size:
+        return images
+    return torch.cat([data.resize(part.float(), size).round().to(torch.uint8) for part in images.split(_PART)])
+
+
 def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split | None, dtype: str, scratch: Path) -> None:
     """Opens the file in a fresh process and holds its outputs against the model's in fp32.
 
