@@ -61,7 +61,9 @@ def _pairs(proto: Any, stored: dict[str, Any]) -> list[tuple[Any, str, Any]]:
         if behind is None or {first.op_type, behind.op_type} != {"Conv"}:
             continue
         constants = [*first.input[1:], *behind.input[1:]]
-        if all(name in stored and uses.count(name) == 1 for name in constants):  # weights that two layers share stay
+        if not all(name in stored and uses.count(name) == 1 for name in constants):  # weights that two layers share stay
+            continue
+        if all(len(stored[node.input[1]].dims) == 4 for node in (first, behind)):  # of images
             found.append((first, last.output[0], behind))
     return found
 

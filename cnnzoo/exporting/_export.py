@@ -17,7 +17,7 @@ from ..errors import CnnzooError, InputError, system_errors, unknown
 from ..files import atomic
 from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
-from ._pipeline import make_pipeline
+from ._pipeline import Pipeline, make_pipeline
 from ._seal import sealed
 from ._verify import compare, example, sized
 
@@ -74,12 +74,9 @@ def export(
         facts = dict(_facts(network), **how)
         split = calibration = None
         if dtype == "bf16" or quantize:
-            split = data.load_split(facts["dataset"] or "fashion_mnist", "test", data_dir=data_dir)
-            split = dataclasses.replace(split, images=sized(split.images, pipeline))
+            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", data_dir)
         if quantize:
-            train = data.load_split(split.info.name, "train", data_dir=data_dir)
-            chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:512]
-            calibration = sized(train.images[chosen], pipeline)
+            calibration = _images(pipeline, split.info.name, "train", data_dir, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))
@@ -87,6 +84,17 @@ def export(
             compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
         temporary.write_bytes(made.read_bytes())
     return path
+
+
+def _images(
+    pipeline: Pipeline, dataset: str, part: str, data_dir: str | Path | None, count: int | None = None
+) -> data.Split:
+    """A split in the size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
+    split = data.load_split(dataset, part, data_dir=data_dir)
+    if count is not None:
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
+        split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])
+    return dataclasses.replace(split, images=sized(split.images, pipeline))
 
 
 def _check(path: Path, format: str, dtype: str, device: str, quantize: str | None, preprocess: bool) -> None:
