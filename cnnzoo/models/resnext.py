@@ -49,7 +49,7 @@ class ResNeXt(ConvNet):
 
 SIZES = dict(
     resnext_tiny=dict(stem=(32,), widths=(48, 96), depths=(2, 2), strides=(2, 2)),
-    resnext_small=dict(stem=(32, 32), widths=(64, 128), depths=(2, 3), strides=(2, 2), group_width=32),
+    resnext_small=dict(stem=(16,), widths=(64, 128), depths=(1, 3), strides=(2, 2), group_width=32),
     resnext_base=dict(stem=(64,), widths=(64, 128, 256), depths=(2, 3, 3), strides=(1, 2, 2), group_width=32),
     resnext_large=dict(stem=(96,), widths=(96, 256, 512), depths=(3, 6, 5), strides=(1, 2, 2), group_width=32),
 )
