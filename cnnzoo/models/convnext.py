@@ -4,8 +4,9 @@ Paper: Liu et al., "A ConvNet for the 2020s" (2022), https://arxiv.org/abs/2201.
 What differs: the stem and the kernels. The paper's stem cuts the image into patches of 4x4 pixels, which leaves 7x7
 positions of a 28x28 image at once; here it is a 3x3 convolution whose windows overlap and which keeps the resolution. Three
 stages, at full, half and quarter resolution, the last of which the paper's fourth would only halve again. From small on the
-depthwise convolutions are 5x5, which on the holdout was more accurate than the paper's 7x7, and is faster. `convnext_d2l`
-is the textbook's, which is the paper's network with fewer channels, patches included.
+depthwise convolutions are 5x5, which in small and base was more accurate on the holdout than the paper's 7x7, and is faster;
+large follows them, untried. `convnext_d2l` is the textbook's, which is the paper's network with fewer channels, patches
+included.
 
 The zoo's models are called `convnext28`, since timm has a `convnext_tiny`, `convnext_small`, `convnext_base` and
 `convnext_large`, which are larger and for photos.
