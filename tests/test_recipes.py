@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, hub, train
+from cnnzoo import data, datasets, hub, train
 from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
@@ -328,6 +328,16 @@ def test_the_loss_with_teachers_is_the_weighted_sum_of_both(recipe):
     expected = 0.75 * torch.nn.functional.cross_entropy(logits, labels) + 0.25 * 9 * distance
     torch.testing.assert_close(loss(logits, labels, images), expected)
     assert not any(p.requires_grad for p in loss.parameters())
+
+
+def test_teachers_say_what_their_models_say_and_have_no_batch_norm_left_to_compute(recipe):
+    info = datasets.get_dataset_info("fashion_mnist")
+    (teacher,) = _parts.load_teachers(override(recipe, teacher="resnet_tiny"), info, holdout=False)
+    model, images = cnnzoo.create_model("resnet_tiny", pretrained=True), torch.randn(4, *info.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(images), model.eval()(images), rtol=1e-3, atol=1e-3)
+    kinds = [type(module) for module in teacher.modules()]
+    assert torch.nn.Conv2d in kinds and not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
 def test_a_student_learns_from_a_run_and_from_a_checkpoint(recipe, tmp_path, miniature):

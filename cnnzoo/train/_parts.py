@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .. import data, models, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
+from ..inference import fast_copy
 from ..recipes import Recipe
 from ..resolve import read_run, resolve
 from ._precision import fast_bf16
@@ -253,7 +254,7 @@ class Loss(nn.Module):
 
 
 def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.Module]:
-    """The models that `recipe.teacher` names, each as `resolve` takes it.
+    """The models that `recipe.teacher` names, each as `resolve` takes it, in the form in which they answer fastest.
 
     Raises:
         CheckpointError: A teacher has other classes, or has been trained on the holdout of a run that measures on it.
@@ -275,7 +276,8 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
                 f"({', '.join(labels[:3])}, ...), the data have {info.image_size[0]} and {len(info.labels)} "
                 f"({', '.join(info.labels[:3])}, ...). Give one that was trained on the same data."
             )
-        teachers.append(model)
+        example = torch.zeros(1, model.in_chans, *recipe.full_size(info.image_size[1:]))
+        teachers.append(fast_copy(model, example))
     return teachers
 
 
