@@ -96,7 +96,8 @@ def test_every_shell_command_runs(line, tmp_path, request):
 # What README recommends, and for whom; that each is the best at it, a test says.
 RECOMMENDED = {
     "lenet_tiny.fashion_mnist": "the fewest multiplications",
-    "nin_tiny.fashion_mnist": "the best below 100,000 parameters, the fastest above 94 %",
+    "lenet_small.fashion_mnist": "the fastest above 94 %",
+    "nin_tiny.fashion_mnist": "the best below 100,000 parameters",
     "resnet_small.fashion_mnist": "the architecture that most tools know",
     "resnext_small.fashion_mnist": "the best below 300,000 parameters, the default of the commands",
     "wide_resnet_base.fashion_mnist": "the most accurate",
@@ -279,12 +280,12 @@ def test_what_is_recommended_is_the_best_at_it():
 
     timed = fastest_forms()
     fastest = max((r for r in timed.values() if r["top1"] > 94), key=best_speed)
-    assert best(100_000) == f"{fastest['model']}.fashion_mnist"
     untimed = [r for r in rows if r["top1"] > 94 and r["model"] not in timed]
     assert all(r["macs"] > 2 * fastest["macs"] for r in untimed), "time these too: cnnzoo bench infer"
     found = {
         "the fewest multiplications": min(rows, key=lambda r: r["macs"])["checkpoint"],
-        "the best below 100,000 parameters, the fastest above 94 %": best(100_000),
+        "the fastest above 94 %": f"{fastest['model']}.fashion_mnist",
+        "the best below 100,000 parameters": best(100_000),
         "the best below 300,000 parameters, the default of the commands": best(300_000),
         "the most accurate": best(10**9),
     }

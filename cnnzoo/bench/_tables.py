@@ -96,7 +96,8 @@ def _trained(rows: list[dict[str, Any]]) -> dict[str, tuple[float | None, str]]:
 
 
 def _length(m: dict[str, Any]) -> str:
-    return f"{m['epochs']} epoch{'s' * (m['epochs'] > 1)}, {m['minutes']:.0f} min, {m['hardware'].rpartition(', ')[2]}"
+    length = f"{m['epochs']} epoch{'s' * (m['epochs'] > 1)}, {m['minutes']:.0f} min, {m['hardware'].rpartition(', ')[2]}"
+    return length + (f", taught by {' and '.join(m['teachers'])}" if "teachers" in m else "")
 
 
 def _percent(top1: float | None) -> str:

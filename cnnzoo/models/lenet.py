@@ -74,7 +74,7 @@ _BOOK = dict(widths=(6, 16), hidden=(120, 84), norm=False, weight_init="xavier")
 
 SIZES = dict(
     lenet_tiny=dict(widths=(16, 32), hidden=(80, 56)),
-    lenet_small=dict(widths=(24, 64), hidden=(120, 84)),
+    lenet_small=dict(widths=(20, 48), hidden=(120, 84)),
     lenet_d2l=dict(_BOOK, act="sigmoid", pool="avg"),
     lenet_relu_d2l=dict(_BOOK, act="relu", pool="max"),
 )
