@@ -76,12 +76,12 @@ def test_list_pretrained_shows_the_results_as_data_and_aligned():
 
 
 def test_lists_and_info_tell_the_number_of_the_weights_that_ship_from_the_mean_over_seeds():
-    m = checkpoints.metrics("lenet_tiny.fashion_mnist")
+    m = checkpoints.metrics("nin_small.fashion_mnist")
     weights, mean, std = (f"{m[k]:.2f}" for k in ("top1", "top1_mean", "top1_std"))
     assert weights != mean
     both = f"{weights} %, mean of {len(m['seeds'])} seeds {mean} ± {std}"
-    assert both in run("list", "lenet_tiny").output and both in run("info", "lenet_tiny").output
-    header, _, row = run("list", "lenet_tiny", "--pretrained").output.splitlines()
+    assert both in run("list", "nin_small").output and both in run("info", "nin_small").output
+    header, _, row = run("list", "nin_small", "--pretrained").output.splitlines()
     found = dict(zip(header.replace("M MACs", "MACs").split(), row.split(), strict=True))
     assert (found["top-1"], found["mean"], found["std"], found["n"]) == (weights, mean, std, str(len(m["seeds"])))
     assert found["TTA"] == f"{m['top1_tta']:.2f}"
@@ -158,8 +158,8 @@ def test_the_demo_gets_at_least_eight_drawings_right_offline(tmp_path, no_networ
 
 @pytest.mark.data
 def test_eval_prints_the_accuracy_in_its_last_line(fashion_mnist_dir, no_network):
-    *_, card, last = run("eval", "lenet_tiny", "--data-dir", fashion_mnist_dir).output.splitlines()
-    expected = checkpoints.metrics("lenet_tiny.fashion_mnist")["top1"]
+    *_, card, last = run("eval", "nin_tiny", "--data-dir", fashion_mnist_dir).output.splitlines()
+    expected = checkpoints.metrics("nin_tiny.fashion_mnist")["top1"]
     assert card.startswith(f"on the card, of the test set: {expected:.2f} %, mean of 3 seeds ")
     assert f"{expected:.2f} % top-1 on 10,000 test images" in last
 
