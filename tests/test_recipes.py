@@ -407,6 +407,14 @@ def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_of_one_image_size_is_refused_before_smaller_images_come(recipe, tmp_path, miniature):
+    growing = override(recipe, model="nin_tiny", start_size=16, teacher="lenet_tiny")
+    with pytest.raises(CheckpointError, match="28x28 pixels only, and this training has 16x16 to 28x28. Add --start-size 0"):
+        run(growing, tmp_path / "run", miniature)
+    assert not (tmp_path / "run").exists()
+    train.ask(growing, tmp_path / "answers", epochs=1, data_dir=miniature[0])  # about whole images
+
+
 def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):
     with pytest.raises(UnknownNameError, match="resnet_tiny"):
         run(override(recipe, teacher="resnet_tinny"), tmp_path / "run", miniature)

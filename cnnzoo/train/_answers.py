@@ -92,7 +92,7 @@ def ask(
         recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
     )
     check_batch(recipe, len(split), 1)
-    models = load_teachers(recipe, split.info, holdout)
+    models = load_teachers(dataclasses.replace(recipe, start_size=0), split.info, holdout)  # they see whole images alone
     teachers = [inference_form(model) for model in models]
     told = []
     with torch.inference_mode(), tqdm(total=epochs * (len(split) // recipe.batch_size), unit="batch", disable=None) as bar:

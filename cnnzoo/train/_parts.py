@@ -257,7 +257,8 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
     """The models that `recipe.teacher` names, each as `resolve` takes it, in the form in which they answer fastest.
 
     Raises:
-        CheckpointError: A teacher has other classes, or has been trained on the holdout of a run that measures on it.
+        CheckpointError: A teacher has other classes, takes images of another size only, or has been trained on the holdout
+            of a run that measures on it.
     """
     teachers = []
     for name in filter(None, (part.strip() for part in recipe.teacher.split(","))):
@@ -276,8 +277,15 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
                 f"({', '.join(labels[:3])}, ...), the data have {info.image_size[0]} and {len(info.labels)} "
                 f"({', '.join(info.labels[:3])}, ...). Give one that was trained on the same data."
             )
-        example = torch.zeros(1, model.in_chans, *recipe.full_size(info.image_size[1:]))
-        teachers.append(fast_copy(model, example))
+        own = info.image_size[1:]
+        sizes, only = [recipe.size_at(0, own), recipe.full_size(own)], tuple(model.pretrained_cfg["input_size"][1:])
+        if model.pretrained_cfg.get("fixed_input_size") and any(size != only for size in sizes):
+            first, last = ("x".join(map(str, size)) for size in sizes)
+            raise CheckpointError(
+                f"{name} was given as a teacher; it takes images of {only[0]}x{only[1]} pixels only, and this training has "
+                f"{first} to {last}. Add --start-size 0 --image-size {only[0]}, or choose another teacher."
+            )
+        teachers.append(fast_copy(model, torch.zeros(1, model.in_chans, *sizes[1])))
     return teachers
 
 
