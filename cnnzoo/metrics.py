@@ -46,7 +46,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("top1", "top1_tta", "top1_mean", "holdout_top1", "ece", "ece_calibrated"), _PERCENT),
     **dict.fromkeys(("params", "macs", "epochs", "in_chans"), _COUNT),
     **dict.fromkeys(("model", "dataset", "split", "tag", "hardware", "torch", "timm", "cnnzoo", "command"), _TEXT),
-    "holdout_command": _TEXT,
+    **dict.fromkeys(("holdout_command", "answers_command"), _TEXT),
     "top1_std": ("a percentage or null", lambda v: v is None or _percent(v)),
     **dict.fromkeys(("loss", "minutes", "temperature"), ("a number of 0 or more", _number)),
     "per_class": ("a percentage for each class", lambda v: _row(v, _percent)),

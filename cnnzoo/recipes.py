@@ -58,7 +58,8 @@ class Recipe:
         clip_grad: Largest norm of the gradient; 0 for none.
         accumulate: Parts that a batch goes through the model in, for less memory. The gradient is that of the whole batch,
             except that batch norm sees the parts.
-        teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders.
+        teacher: Models to learn from, separated by commas: pretrained models of the zoo, or run folders. They see each image
+            as the model does, but always at full size.
         distill: Weight of the teachers in the loss, 0 to 1; the rest is the labels' (arXiv:1503.02531).
         distill_temperature: Number by which the logits of teachers and model are divided in that loss.
         answers: Folder with the answers of teachers to the images of the first epochs, made by `cnnzoo ask`. The run repeats

@@ -55,6 +55,8 @@ def reproduce(
 ) -> Reproduction | None:
     """Trains a checkpoint again by its recipe.json, and compares accuracies on the test set.
 
+    A model that was taught is taught again by the zoo's weights of its teachers' names, which are asked while it trains.
+
     Args:
         name: A checkpoint of the zoo, or a model, whose default it then is.
         out: The run folder.
@@ -71,6 +73,9 @@ def reproduce(
     name = _checkpoint(name)
     stored = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
     recipe = override(Recipe(model=name.split(".", 1)[0]), **stored)
+    if teachers := checkpoints.metrics(name).get("teachers"):
+        # Folders with their answers, or with their runs, are not published.
+        recipe = override(recipe, answers="", teacher=",".join(teachers))
     if seed is not None:
         recipe = override(recipe, seed=seed)
     measured = train.train(recipe, out, data_dir=data_dir, download=download, resume=resume, device=device)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, datasets, hub, train
+from cnnzoo import checkpoints, data, datasets, hub, train
 from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
@@ -387,6 +387,9 @@ def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_pa
     assert (one[name] - other[name]).abs().max() < 0.05 * (one[name] - alone[name]).abs().max()
     longer = run(override(kept, epochs=3), tmp_path / "longer", miniature)
     assert longer["epochs"] == 3
+    asked = checkpoints.read_json(tmp_path / "answers" / "answers.json")["command"]
+    card = (hub.build(tmp_path / "kept", tmp_path) / "README.md").read_text()
+    assert f"and before them the answers of the teacher by `{asked}`" in card
 
 
 def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path, miniature):
@@ -407,12 +410,30 @@ def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_one_image_size_is_refused_before_smaller_images_come(recipe, tmp_path, miniature):
-    growing = override(recipe, model="nin_tiny", start_size=16, teacher="lenet_tiny")
-    with pytest.raises(CheckpointError, match="28x28 pixels only, and this training has 16x16 to 28x28. Add --start-size 0"):
-        run(growing, tmp_path / "run", miniature)
+def test_teachers_see_whole_images_while_the_student_sees_them_smaller(recipe, tmp_path, miniature, monkeypatch):
+    """So one that takes images of one size only may teach, and answers asked before teach what it would."""
+    sizes, forward = [], _parts.Loss.forward
+    monkeypatch.setattr(_parts.Loss, "forward", lambda self, *a: sizes.append(tuple(a[2].shape[2:])) or forward(self, *a))
+    growing = override(recipe, model="nin_tiny", start_size=16, grown_at=1.0, distill=1.0)
+    run(growing, tmp_path / "alone", miniature)
+    assert set(sizes) == {(16, 16), (20, 20), (24, 24)}
+    sizes.clear()
+    taught = override(growing, teacher="lenet_tiny")
+    run(taught, tmp_path / "live", miniature)
+    assert set(sizes) == {(28, 28)}
+    train.ask(taught, tmp_path / "answers", epochs=recipe.epochs, data_dir=miniature[0])
+    run(override(growing, answers=str(tmp_path / "answers")), tmp_path / "kept", miniature)
+    losses = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().split("\n")[0])["train_loss"] for name in ("live", "kept")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_a_teacher_of_another_image_size_is_refused(recipe, tmp_path, miniature):
+    larger = override(recipe, model="nin_tiny", image_size=32, teacher="lenet_tiny")
+    with pytest.raises(CheckpointError, match="28x28 pixels only, and this training has 32x32. Add --image-size 28"):
+        run(larger, tmp_path / "run", miniature)
     assert not (tmp_path / "run").exists()
-    train.ask(growing, tmp_path / "answers", epochs=1, data_dir=miniature[0])  # about whole images
 
 
 def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 from helpers import run_recipe
 
-from cnnzoo import checkpoints, hub, reproduce
+from cnnzoo import checkpoints, hub, reproduce, train
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, UnknownNameError
+from cnnzoo.recipes import override
 
 NAME = "lenet_tiny.miniature"
 
@@ -75,6 +76,16 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_trained(zoo, tmp_pa
     with pytest.raises(UnknownNameError, match="list_?.*pretrained"):
         reproduce.reproduce(name, tmp_path / "again", data_dir=zoo)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_model_that_learned_from_stored_answers_is_taught_again_by_its_teacher(recipe, zoo, miniature, monkeypatch):
+    train.ask(override(recipe, teacher="run"), "answers", epochs=recipe.epochs, data_dir=zoo)
+    metrics = run_recipe(override(recipe, answers="answers"), "taught", miniature)
+    hub.build("taught", "zoo")
+    recipes = []
+    monkeypatch.setattr(train, "train", lambda recipe, *_, **__: recipes.append(recipe) or metrics)
+    reproduce.reproduce(NAME, "again", data_dir=zoo)
+    assert recipes == [override(recipe, teacher="lenet_tiny")]  # the answers are not published
 
 
 @pytest.mark.parametrize(("top1", "good"), [(94.10, True), (95.85, True), (94.00, False), (95.94, False)])

@@ -150,7 +150,7 @@ _UNMEASURED = "Not measured. The folder was made from a model: nothing in it say
 _RECIPE = """
 ## Recipe
 
-The weights were made by `{command}`.
+The weights were made by `{command}`{asked}.
 A recipe's name and an option's default may change from version to version; then they meant:
 
 ```json
@@ -240,7 +240,7 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
         variant=_VARIANT.format(rgb=RGB) if is_twin else "",
         pipeline=_pipeline(repo_id, info.image_size[0]),
         accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
-        recipe=_RECIPE.format(command=metrics["command"], recipe=json.dumps(recipe, indent=2)) if recipe else "",
+        recipe=_recipe(metrics, recipe) if recipe else "",
         data=_data(metrics, info) if measured else "",
         use=(_GARMENTS if known else "") + _classes(info, input_size),
         about=about(metrics["model"]),
@@ -274,6 +274,11 @@ def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
         shown = f"**{name}**" if r["checkpoint"] == name else r["checkpoint"]
         table.append(f"| {shown} | {r['params']:,} | {r['macs'] / 1e6:.1f} M | {r['top1']:.2f} |")
     return _NEIGHBOURS.format(table="\n".join(table))
+
+
+def _recipe(m: dict[str, Any], recipe: dict[str, Any]) -> str:
+    asked = f", and before them the answers of the teacher by `{m['answers_command']}`" if "answers_command" in m else ""
+    return _RECIPE.format(command=m["command"], asked=asked, recipe=json.dumps(recipe, indent=2))
 
 
 def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:

@@ -21,7 +21,7 @@ from ..inference import inference_form
 from ..recipes import Recipe
 from ..resolve import name_of
 from ._parts import check_batch, load_teachers, read_size
-from ._saving import fingerprint
+from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"
 # What decides which images an epoch has.
@@ -39,11 +39,13 @@ class Answers:
         log_probabilities: Logarithms of the mean of their probabilities, `(epochs, images, K)`, in half precision.
         seed: Of the recipe whose batches they were asked about.
         teachers: What kinds of model they are.
+        command: What was typed to ask them.
     """
 
     log_probabilities: Tensor
     seed: int
     teachers: list[str]
+    command: str
 
     def epoch(self, epoch: int) -> int:
         """Which of the epochs that were asked about an epoch of the student repeats."""
@@ -92,7 +94,7 @@ def ask(
         recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
     )
     check_batch(recipe, len(split), 1)
-    models = load_teachers(dataclasses.replace(recipe, start_size=0), split.info, holdout)  # they see whole images alone
+    models = load_teachers(recipe, split.info, holdout)
     teachers = [inference_form(model) for model in models]
     told = []
     with torch.inference_mode(), tqdm(total=epochs * (len(split) // recipe.batch_size), unit="batch", disable=None) as bar:
@@ -108,7 +110,7 @@ def ask(
     answers = torch.cat(told).unflatten(0, (epochs, -1))
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
-        teachers=[name_of(model) for model in models],
+        teachers=[name_of(model) for model in models], command=environment(torch.device("cpu"))["command"],
     )  # fmt: skip
     out = Path(out)
     try:
@@ -143,6 +145,6 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
     checkpoints.verify(folder / _ANSWERS, str(facts.get("sha256")))
     try:
         content = load((folder / _ANSWERS).read_bytes())["answers"].to(device)
-        return Answers(content, int(facts["seed"]), list(facts["teachers"]))
+        return Answers(content, int(facts["seed"]), list(facts["teachers"]), str(facts["command"]))
     except Exception as e:  # safetensors raises several kinds
         raise CheckpointError(f"{folder} is damaged ({type(e).__name__}). Ask again: cnnzoo ask.") from e

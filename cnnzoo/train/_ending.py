@@ -86,7 +86,7 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
     if run.loss.teachers:
         metrics["teachers"] = [name_of(teacher) for teacher in run.loss.teachers]
     if run.answers:
-        metrics["teachers"] = run.answers.teachers
+        metrics.update(teachers=run.answers.teachers, answers_command=run.answers.command)
     if run.holdout:
         metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
     write_json(run.out / "metrics.json", metrics)

@@ -161,11 +161,13 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
 
 def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, float]:
     recipe, accelerator = run.recipe, run.accelerator
-    answers, world = run.answers, accelerator.num_processes
+    answers, world, own = run.answers, accelerator.num_processes, split.info.image_size[1:]
+    size = recipe.size_at(run.epoch, own)
     seed, epoch = (answers.seed, answers.epoch(run.epoch)) if answers else (recipe.seed, run.epoch)
     batches = data.epoch_batches(
         split, recipe.batch_size, augmentation(recipe), seed=seed, epoch=epoch,
-        image_size=recipe.size_at(run.epoch, split.info.image_size[1:]), start=run.step,
+        image_size=recipe.full_size(own) if run.loss.teachers else size,  # teachers know images of full size best
+        start=run.step,
         rank=accelerator.process_index, world=world,
     )  # fmt: skip
     keep_memory()
@@ -178,7 +180,7 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
         update = run.epoch * run.updates_per_epoch + step
         said = answers and answers.of(run.epoch, step * recipe.batch_size, recipe.batch_size)
         part = None if said is None else said[accelerator.process_index :: world]
-        unchecked.append(_update(run, update, images, labels, part))
+        unchecked.append(_update(run, update, images, labels, part, size))
         run.step = step + 1
         look = step % _CHECK_EVERY == 0 or run.step == run.updates_per_epoch
         if look:
@@ -197,8 +199,8 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     return dict(lr=lr, train_loss=round(totals[0] / totals[2], 5), train_top1=round(100 * totals[1] / totals[2], 3))
 
 
-def _update(run: Run, update: int, images: Tensor, labels: Tensor, answers: Tensor | None) -> Tensor:
-    """One step of the optimiser on this process's part of a batch; returns the loss."""
+def _update(run: Run, update: int, images: Tensor, labels: Tensor, answers: Tensor | None, size: tuple[int, int]) -> Tensor:
+    """One step of the optimiser on this process's part of a batch, scaled to `size`; returns the loss."""
     recipe, accelerator = run.recipe, run.accelerator
     # Dropout depends on seed, update and process alone, so a resumed run goes on as it would have.
     seed_device((recipe.seed * 1_000_003 + update) * 4_099 + accelerator.process_index, accelerator.device)
@@ -210,7 +212,7 @@ def _update(run: Run, update: int, images: Tensor, labels: Tensor, answers: Tens
     for i, (x, y, told) in enumerate(pieces):
         last = i == len(pieces) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(run.forward):
-            logits = run.forward(x)
+            logits = run.forward(data.resize(x, size))
             with accelerator.autocast():
                 loss = run.loss(logits, y, x, told)
             accelerator.backward(loss / len(pieces))

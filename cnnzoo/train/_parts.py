@@ -212,7 +212,8 @@ class Loss(nn.Module):
     """Cross-entropy with label smoothing, and, where there are teachers, with the mean of what they say.
 
     With teachers it is `(1 - distill) * cross-entropy + distill * T^2 * KL(teachers || student)`, both at temperature T
-    (Hinton et al., 2015, arXiv:1503.02531), on the very images that the student sees (arXiv:2106.05237).
+    (Hinton et al., 2015, arXiv:1503.02531), on the very images that the student sees (arXiv:2106.05237), at their full size
+    where the student sees them smaller.
 
     Args:
         recipe: `label_smoothing`, `distill`, `distill_temperature` and `dual` are used: with `dual`, images come in pairs,
@@ -278,14 +279,13 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
                 f"({', '.join(info.labels[:3])}, ...). Give one that was trained on the same data."
             )
         own = info.image_size[1:]
-        sizes, only = [recipe.size_at(0, own), recipe.full_size(own)], tuple(model.pretrained_cfg["input_size"][1:])
-        if model.pretrained_cfg.get("fixed_input_size") and any(size != only for size in sizes):
-            first, last = ("x".join(map(str, size)) for size in sizes)
+        full, only = recipe.full_size(own), tuple(model.pretrained_cfg["input_size"][1:])
+        if model.pretrained_cfg.get("fixed_input_size") and full != only:
             raise CheckpointError(
                 f"{name} was given as a teacher; it takes images of {only[0]}x{only[1]} pixels only, and this training has "
-                f"{first} to {last}. Add --start-size 0 --image-size {only[0]}, or choose another teacher."
+                f"{full[0]}x{full[1]}. Add --image-size {only[0]}, or choose another teacher."
             )
-        teachers.append(fast_copy(model, torch.zeros(1, model.in_chans, *sizes[1])))
+        teachers.append(fast_copy(model, torch.zeros(1, model.in_chans, *full)))
     return teachers
 
 
