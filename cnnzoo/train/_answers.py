@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
-from ..inference import inference_form
 from ..recipes import Recipe
 from ..resolve import name_of
-from ._parts import check_batch, load_teachers, read_size
+from ._parts import check_batch, load_teachers, make_accelerator, read_size
+from ._progress import say
 from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"
@@ -89,30 +89,19 @@ def ask(
             f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; a teacher, dual=0 and "
             "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
-    splits = ("fit", "holdout") if holdout else ("train", "test")
+    out, splits = Path(out), ("fit", "holdout") if holdout else ("train", "test")
     split, judge = data.load_splits(
         recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
     )
     check_batch(recipe, len(split), 1)
-    models = load_teachers(recipe, split.info, holdout)
-    teachers = [inference_form(model) for model in models]
-    told = []
-    with torch.inference_mode(), tqdm(total=epochs * (len(split) // recipe.batch_size), unit="batch", disable=None) as bar:
-        for epoch in range(epochs):
-            for images, _ in data.epoch_batches(
-                split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch,
-                image_size=recipe.full_size(split.info.image_size[1:]),
-            ):  # fmt: skip
-                said = torch.stack([teacher(images).float().softmax(1) for teacher in teachers]).mean(0)
-                told.append(said.clamp(min=1e-20).log().half())
-                bar.update()
-    # (epochs steps, B, K) -> (epochs, images, K)
-    answers = torch.cat(told).unflatten(0, (epochs, -1))
+    accelerator = make_accelerator(recipe, None, None, out)
+    teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
+    with torch.inference_mode(), accelerator.autocast():
+        answers = _asked(recipe, teachers, split.to(accelerator.device), epochs)
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
-        teachers=[name_of(model) for model in models], command=environment(torch.device("cpu"))["command"],
+        teachers=[name_of(teacher) for teacher in teachers], command=environment(accelerator.device)["command"],
     )  # fmt: skip
-    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -122,6 +111,22 @@ def ask(
         save_file(dict(answers=answers), temporary)
     write_json(out / _FACTS, dict(facts, sha256=checkpoints.sha256(out / _ANSWERS)))
     return out
+
+
+def _asked(recipe: Recipe, teachers: list[nn.Module], split: data.Split, epochs: int) -> Tensor:
+    """Logarithms of what the teachers say on average of the images of the recipe's epochs, `(epochs, images, K)`."""
+    told, size = [], recipe.full_size(split.info.image_size[1:])
+    with tqdm(total=epochs * (len(split) // recipe.batch_size), desc="asking", unit="batch", disable=None) as bar:
+        for epoch in range(epochs):
+            for images, _ in data.epoch_batches(
+                split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch, image_size=size
+            ):
+                said = torch.stack([teacher(images).float().softmax(1) for teacher in teachers]).mean(0)
+                told.append(said.clamp(min=1e-20).log().half().cpu())
+                bar.update()
+            if bar.disable:  # there is no terminal
+                say(f"asked about {epoch + 1} of {epochs} epochs of images")
+    return torch.cat(told).unflatten(0, (epochs, -1))  # (epochs steps, B, K) -> (epochs, images, K)
 
 
 def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) -> Answers | None:
