@@ -62,12 +62,10 @@ def _frontiers(axes: Any, rows: list[dict[str, Any]], others: tuple[published.Pu
         axes.plot(*zip(*((x, y) for x, y, _ in _best(points))), "-", color=colour, linewidth=1.5, label=name)
     for i, (x, y, name) in enumerate(_best(last)):
         _label(axes, x, y, name, DARK, (-7, -3) if i == 0 else (-2, 6), "right")
-    largest = max(ours)[0]
-    for size in _SIZES:  # of each budget the best
-        within = [p for p in ours if p[2].endswith(f"_{size}")]
-        if within:
-            x, y, name = max(within, key=lambda p: p[1])
-            _label(axes, x, y, name, BLUE, *(((7, -10), "left") if x == largest else ((-6, 5), "right")))
+    sized = [[p for p in ours if p[2].endswith(f"_{size}")] for size in _SIZES]
+    named = [max(points, key=lambda p: p[1]) for points in sized if points]  # of each budget the best
+    for x, y, name in named:
+        _label(axes, x, y, name, BLUE, *(((7, -10), "left") if x == named[-1][0] else ((-6, 5), "right")))
     axes.set(xscale="log", xlabel="parameters", ylabel="top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
     shown = [y for _, y, _ in ours] + [p.top1 for p in others]

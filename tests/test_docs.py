@@ -100,7 +100,7 @@ RECOMMENDED = {
     "nin_tiny.fashion_mnist": "the best below 100,000 parameters",
     "resnet_small.fashion_mnist": "the architecture that most tools know",
     "resnext_small.fashion_mnist": "the best below 300,000 parameters, the default of the commands",
-    "wide_resnet_base.fashion_mnist": "the most accurate",
+    "repvgg_base.fashion_mnist": "the most accurate",
 }
 
 
