@@ -372,10 +372,11 @@ def test_a_student_and_its_run_on_the_holdout_have_teachers_of_one_kind(recipe, 
         hub.build(tmp_path / "run", tmp_path, holdout_run=tmp_path / "by_other")
 
 
-def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_path, miniature):
+def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_path, miniature, capsys):
     """The teacher is asked about two epochs; a third repeats the first."""
     mixed = override(recipe, epochs=2, cutmix=1.0, mix_prob=0.5, distill=1.0, ema_decay=0.0, lr=0.01)
     train.ask(override(mixed, teacher="resnet_tiny"), tmp_path / "answers", epochs=2, data_dir=miniature[0])
+    assert capsys.readouterr().err.endswith("asked about 2 of 2 epochs of images\n")
     live = run(override(mixed, teacher="resnet_tiny"), tmp_path / "live", miniature)
     kept = override(mixed, answers=str(tmp_path / "answers"))
     metrics = run(kept, tmp_path / "kept", miniature)
