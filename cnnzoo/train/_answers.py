@@ -6,6 +6,8 @@ epochs sees the very images that the teachers saw (arXiv:2106.05237), and need n
 
 import dataclasses
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,7 @@ def ask(
     check_batch(recipe, len(split), 1)
     accelerator = make_accelerator(recipe, None, None, out)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
-    with torch.inference_mode(), accelerator.autocast():
-        answers = _asked(recipe, teachers, split.to(accelerator.device), epochs)
+    answers = _asked(recipe, teachers, split.to(accelerator.device), epochs, accelerator.autocast)
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
         teachers=[name_of(teacher) for teacher in teachers], command=environment(accelerator.device)["command"],
@@ -113,7 +114,14 @@ def ask(
     return out
 
 
-def _asked(recipe: Recipe, teachers: list[nn.Module], split: data.Split, epochs: int) -> Tensor:
+@torch.inference_mode()
+def _asked(
+    recipe: Recipe,
+    teachers: list[nn.Module],
+    split: data.Split,
+    epochs: int,
+    precision: Callable[[], AbstractContextManager],
+) -> Tensor:
     """Logarithms of what the teachers say on average of the images of the recipe's epochs, `(epochs, images, K)`."""
     told, size = [], recipe.full_size(split.info.image_size[1:])
     with tqdm(total=epochs * (len(split) // recipe.batch_size), desc="asking", unit="batch", disable=None) as bar:
@@ -121,7 +129,9 @@ def _asked(recipe: Recipe, teachers: list[nn.Module], split: data.Split, epochs:
             for images, _ in data.epoch_batches(
                 split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch, image_size=size
             ):
-                said = torch.stack([teacher(images).float().softmax(1) for teacher in teachers]).mean(0)
+                with precision():
+                    logits = [teacher(images).float() for teacher in teachers]
+                said = torch.stack(logits).softmax(2).mean(0)
                 told.append(said.clamp(min=1e-20).log().half().cpu())
                 bar.update()
             if bar.disable:  # there is no terminal
