@@ -393,6 +393,13 @@ def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_pa
     assert f"and before them the answers of the teacher by `{asked}`" in card
 
 
+def test_teachers_answer_in_mixed_precision_as_in_full(recipe, tmp_path, miniature):
+    for amp in ("bf16", "no"):  # which are one where the machine has no fast bfloat16
+        train.ask(override(recipe, teacher="resnet_tiny", amp=amp), tmp_path / amp, epochs=1, data_dir=miniature[0])
+    half, full = (safetensors.torch.load_file(tmp_path / amp / "answers.safetensors")["answers"] for amp in ("bf16", "no"))
+    torch.testing.assert_close(half.float().exp(), full.float().exp(), atol=0.05, rtol=0)
+
+
 def test_answers_about_other_images_or_damaged_ones_are_refused(recipe, tmp_path, miniature):
     folder = tmp_path / "answers"
     train.ask(override(recipe, teacher="resnet_tiny"), folder, epochs=1, data_dir=miniature[0])
