@@ -22,6 +22,9 @@ from .files import open_file, parse_json, read_bytes
 HUB_ORG = "cnnzoo"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
+# The textbook's networks of 43 to 129 million parameters. A package cannot hold their weights.
+TOO_LARGE = ("alexnet_d2l", "vgg11_d2l", "vgg11_thin_d2l")
+
 _PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
 _DEADLINE = 600.0  # seconds for a download
 

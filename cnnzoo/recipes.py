@@ -300,6 +300,13 @@ _BOOKS_OPTIMISER = dict(  # chapters 8.1 to 8.8, and the next edition's for the 
 RECIPES = {f.__name__: f for f in (standard, best, fast, textbook)}
 
 
+def training_command(model: str) -> str:
+    """What to type to train a model of the zoo: the textbook's networks by its recipe, the others by the usual one."""
+    recipe = " --recipe textbook" if model.endswith("_d2l") else ""
+    colour = " --dataset cifar10" if _cfg(model).input_size[0] == 3 else ""
+    return f"cnnzoo train {model}{recipe}{colour} --out runs/{model}"
+
+
 def get_recipe(name: str, model: str, **fields: Any) -> Recipe:
     """The recipe called `name` for `model`, with `fields` changed.
 

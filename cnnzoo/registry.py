@@ -13,7 +13,7 @@ from . import checkpoints, configs, models, resnet8 as resnet8, summary
 from .datasets import FASHION_MNIST, DatasetInfo, get_dataset_info
 from .errors import CheckpointError, CnnzooError, on_one_line, unknown
 from .files import read_bytes
-from .recipes import TIMM
+from .recipes import TIMM, training_command
 from .resolve import Run, Source, name_of, read_run, resolve
 
 PHOTO_TAG = f"photo_{FASHION_MNIST.name}"  # of weights that were trained on images spoiled as photos spoil them
@@ -213,7 +213,8 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold. Its `checkpoints` have by tag the percent of the test images that the weights that
         ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`. Those of
-        a folder are its own, by the name of its data; there are none where nothing was measured on a test set.
+        a folder are its own, by the name of its data; there are none where nothing was measured on a test set. For a name
+        that has no weights, `training_command` says how to train it; otherwise it is None.
 
     Raises:
         UnknownNameError, CheckpointError: As `create_model`.
@@ -237,6 +238,7 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
         labels=None if labels is None else list(labels),
         features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in getattr(model, "feature_info", ())],
         checkpoints={tag: _accuracy(found) for tag, found in measured.items()},
+        training_command=training_command(arch) if source.kind == "name" and not measured else None,
         supports=_supports(model),
     )
 

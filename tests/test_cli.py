@@ -121,6 +121,16 @@ def test_info_shows_size_cost_and_accuracy():
     assert json.loads(run("info", "resnext_small", "--json").output)["params"] == 238_010
 
 
+def test_info_says_how_to_train_what_has_no_weights():
+    assert (
+        "too large for the package; to train it, type: cnnzoo train alexnet_d2l --recipe textbook"
+        in run("info", "alexnet_d2l").output
+    )
+    untrained = next(n for n in cnnzoo.list_models("*_large"))
+    assert f"not yet; to train it, type: cnnzoo train {untrained} --out" in run("info", untrained).output
+    assert "pretrained  no\n" in run("info", "timm:test_resnet").output
+
+
 def test_summary_lists_layers_with_totals():
     text = run("summary", "lenet_d2l").output
     assert "61,706" in text

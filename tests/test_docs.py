@@ -194,8 +194,8 @@ def book_table() -> str:
         best = max(modern, key=lambda r: r["top1_mean"], default=None)
         rows.append((
             section, f"`{model}`", top1 or "not found",
-            f"{ours['top1']:.2f}" if ours else "no weights yet",
-            f"`{best['model']}` {best['top1_mean']:.2f}" if best else "no weights yet",
+            f"{ours['top1']:.2f}" if ours else "too large" if model in checkpoints.TOO_LARGE else "no weights yet",
+            f"`{best['model']}` {best['top1_mean']:.2f}" if best else "-",
         ))  # fmt: skip
     header = ("section", "the book's model", "the book prints, %", "ours by its recipe, %", "best of its family here, %")
     return markdown(header, rows, words=2)

@@ -137,9 +137,22 @@ def test_no_text_is_taken_for_a_name_by_accident(text):
 
 def test_weights_that_do_not_exist_yet_are_an_error_that_says_where_to_look():
     trained = {name.split(".")[0] for name in cnnzoo.list_pretrained()}
-    for name in [n for n in MODELS if n not in trained][:3]:
-        with pytest.raises(CheckpointError, match=f"{name} has no pretrained weights yet.*list_pretrained.*=False"):
+    for name in [n for n in MODELS if n not in trained]:
+        why = ", since they would be too large" if name in checkpoints.TOO_LARGE else " yet"
+        recipe = " --recipe textbook" if name.endswith("_d2l") else ""
+        data = " --dataset cifar10" if name.startswith("convnet_") else ""
+        command = f"cnnzoo train {name}{recipe}{data} --out runs/{name}"
+        with pytest.raises(
+            CheckpointError, match=f"{name} has no pretrained weights{why}.*list_pretrained.*=False.*{command}$"
+        ):
             cnnzoo.create_model(name, pretrained=True)
+        assert cnnzoo.info(name)["training_command"] == command
+    assert all(cnnzoo.info(name)["training_command"] is None for name in trained)
+
+
+def test_weights_that_would_be_too_large_are_those_of_over_40_million_parameters():
+    sizes = {name: sum(p.numel() for p in cnnzoo.create_model(name, device="meta").parameters()) for name in MODELS}
+    assert {name for name, size in sizes.items() if size > 40_000_000} == set(checkpoints.TOO_LARGE)
 
 
 # -- tags, with a checkpoint made for the test ---------------------------------------------------------------------------

@@ -140,11 +140,21 @@ def info(model: str, as_json: bool) -> None:
         ("input", "x".join(map(str, facts["input_size"]))),
         ("classes", f"{facts['num_classes']}{names}"),
         ("features", levels),
-        ("pretrained", trained or "no"),
+        ("pretrained", trained or _untrained(facts)),
         ("supports", "not tried" if facts["supports"] is None else ", ".join(facts["supports"])),
     ]
     for key, value in shown:
         click.echo(f"{key:<11} {value}")
+
+
+def _untrained(facts: dict) -> str:
+    """What to show of a model that has no checkpoint: where it is one of the zoo's, why, and how to train it."""
+    from .. import checkpoints
+
+    if facts["training_command"] is None:
+        return "no"
+    why = "no, too large for the package" if facts["name"] in checkpoints.TOO_LARGE else "not yet"
+    return f"{why}; to train it, type: {facts['training_command']}"
 
 
 @click.command("summary")

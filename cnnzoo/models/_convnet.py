@@ -17,6 +17,7 @@ from .. import checkpoints
 from ..datasets import FASHION_MNIST
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
+from ..recipes import training_command
 from ._arguments import check_arguments
 from ._earned import Earned
 from ._input import check_input, describe_input
@@ -354,7 +355,8 @@ def _checkpoint_name(arch: str, cfg: Any, overlay: dict | None) -> str | None:
     tags = [name.split(".", 1)[1] for name in checkpoints.names() if name.split(".", 1)[0] == arch]
     if tag:
         raise unknown("pretrained tag", tag, tags, hint=f"cnnzoo.list_pretrained('{arch}*') lists them.")
+    why = ", since they would be too large for the package" if arch in checkpoints.TOO_LARGE else " yet"
     raise CheckpointError(
-        f"pretrained=True was given, and {arch} has no pretrained weights yet. cnnzoo.list_pretrained() lists the models "
-        "that have; pass pretrained=False for random weights."
+        f"pretrained=True was given, and {arch} has no pretrained weights{why}. cnnzoo.list_pretrained() lists the models "
+        f"that have; pass pretrained=False for random weights. To train it, type: {training_command(arch)}"
     )
