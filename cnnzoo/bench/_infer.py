@@ -32,7 +32,7 @@ _IN_MEMORY = ("eager", "channels_last", "inference_form", "compile")  # which co
 _COMPILED = ("compile", "aoti", "aoti bf16")
 MODELS = (
     "lenet_tiny", "lenet_small", "nin_tiny", "mobilenet_tiny", "repvgg_tiny", "vgg_small", "nin_small", "resnet_small",
-    "resnext_small", "wide_resnet_base", "repvgg_base",
+    "resnext_small", "mobilenet_small", "wide_resnet_base", "repvgg_base",
 )  # fmt: skip
 _ROUNDS = 3  # each times every row once, so that what else the machine does is the same for all
 _LEAST_SECONDS = 0.02  # of a row's turn
