@@ -69,7 +69,7 @@ SIZES = dict(
     mobilenet_tiny=dict(stem=32, widths=(64, 96, 144), depths=(1, 3, 3)),
     mobilenet_small=dict(stem=32, widths=(64, 176, 320), depths=(1, 4, 2)),
     mobilenet_base=dict(stem=64, widths=(128, 304, 576), depths=(1, 5, 2)),
-    mobilenet_large=dict(stem=96, widths=(192, 512, 1024), depths=(2, 8, 3)),
+    mobilenet_large=dict(stem=64, widths=(192, 448, 1216), depths=(1, 7, 3)),
 )
 TEXTBOOK = dict(
     mobilenet_d2l=dict(stem=32, stem_stride=2, widths=(64, 128, 256, 512), depths=(1, 2, 2, 2), textbook=True),
