@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from .data import Split, normalize, resize
 from .errors import InputError
 from .inference import class_count, inference_form, unwrapped
 from .memory import keep_memory
+from .progress import progress
 
 BATCH = 250  # images per forward pass; with 500 the activations of a small model are too large for the caches
 
@@ -66,7 +66,7 @@ def predict_logits(
     keep_memory()
     form = inference_form(model, len(split))
     outputs = []
-    starts = tqdm(range(0, len(split), batch_size), desc="evaluating", unit="batch", leave=False, disable=None)
+    starts = progress(range(0, len(split), batch_size), "evaluating", unit="batch")
     device = next((p.device for p in model.parameters()), "cpu")
     for start in starts:
         images = split.images[start : start + batch_size].to(device)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .data import labelled_files
 from .errors import DataError
 from .evaluate import Metrics, class_index, measure
 from .inference import class_labels, inference_form, reader, temperature
+from .progress import progress
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto")
             " Rename the folders."
         )
     read, form = reader(model, photo), inference_form(model, len(files))
-    inputs = [read(path) for path, _ in tqdm(files, desc="reading photos", leave=False, disable=None)]
+    inputs = [read(path) for path, _ in progress(files, "reading photos")]
     logits = torch.cat([form(i.pixels[None]).cpu() for i in inputs]) / temperature(model)  # (N, K)
     truth = torch.tensor([places[name] for _, name in files])
     right, warned = logits.argmax(1) == truth, torch.tensor([bool(i.warnings) for i in inputs])

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .errors import InputError
 from .inference import Input, class_count, class_labels, inference_form, reader, temperature
+from .progress import progress
 from .registry import create_model, photo_weights
 
 _CHUNK = 256  # images that are held as tensors at a time
@@ -80,7 +80,7 @@ def predict(
         )
     read = reader(model, photo)
     answers: list[Answer] = []
-    for start in tqdm(range(0, len(batch), _CHUNK), desc="predicting", unit="batch", leave=False, disable=None):
+    for start in progress(range(0, len(batch), _CHUNK), "predicting", unit="batch"):
         inputs = [replace(read(image), steps={}) for image in batch[start : start + _CHUNK]]  # pictures are large
         rows = torch.zeros(len(inputs), len(labels))  # (B, K)
         for kind, probabilities in forms.items():

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import data, exporting, summary
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError
 from ..inference import evaluation_copy, inference_form
+from ..progress import progress
 from ._peers import PEERS, is_peer, make
 
 BATCHES = (1, 64, 256, 1024)
@@ -106,7 +106,7 @@ def cold_start(runs: int = 3) -> dict[str, Any]:
             import_timm_s=[sys.executable, "-c", "import timm"],
         )
         found = dict.fromkeys(commands, float("inf"))
-        for _ in tqdm(range(runs), desc="cold starts", leave=False, disable=None):
+        for _ in progress(range(runs), "cold starts"):
             for key, command in commands.items():
                 began = time.perf_counter()
                 subprocess.run(command, check=True, capture_output=True)
@@ -123,7 +123,7 @@ def _timed(
     accuracy: dict[tuple[str, str], float | None],
 ) -> list[dict[str, Any]]:
     rows, calls = [], []
-    for name, model, form in tqdm(models, desc=f"{threads} threads", leave=False, disable=None):
+    for name, model, form in progress(models, f"{threads} threads"):
         cost = summary.count(model, FASHION_MNIST.image_size)
         row = dict(model=name, form=form, threads=threads, params=cost.params, macs=cost.macs, top1=None)
         rows.append(row)
@@ -140,7 +140,7 @@ def _timed(
             if key not in accuracy:
                 accuracy[key] = _top1(_pixels(inference_form(model)) if form in _IN_MEMORY else calls[-1], data_dir)
             row["top1"] = accuracy[key]
-    seconds = {batch: _seconds(calls, batch) for batch in tqdm(batches, desc="batches", leave=False, disable=None)}
+    seconds = {batch: _seconds(calls, batch) for batch in progress(batches, "batches")}
     timed = [row for row in rows if "failed" not in row]
     for i, row in enumerate(timed):
         row["images_per_s"] = {batch: round(batch / found[i]) for batch, found in seconds.items()}

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from .. import data, summary, train
 from ..data import Split
 from ..datasets import FASHION_MNIST
 from ..files import parse_json
+from ..progress import progress
 from ..recipes import get_recipe
 from ..registry import create_model
 
@@ -44,7 +44,7 @@ def scaling(*, images: int = _IMAGES, few: int = _FEW, models: tuple[str, ...] =
     points += [("processes", models[0], few, n) for n in (1, 2)]
     points += [("model", model, few, 0) for model in models]
     rows = []
-    for axis, model, count, processes in tqdm(points, desc="scaling", leave=False, disable=None):
+    for axis, model, count, processes in progress(points, "scaling"):
         found = _measure(model, count, processes)
         rate = count / found["seconds"]
         speed = 3 * summary.count(create_model(model), FASHION_MNIST.image_size).macs * rate / 1e9

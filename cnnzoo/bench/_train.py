@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
-from tqdm import tqdm
 
 from .. import registry, train
 from ..data import Split
 from ..files import parse_json
 from ..memory import keep_memory
+from ..progress import progress
 from ..recipes import get_recipe
 from ._scaling import served
 from ._timing import median_seconds
@@ -65,7 +65,7 @@ def loops(split: Split, *, model: str = "lenet_d2l", repeats: int = 3) -> list[d
         "cnnzoo, in bf16 and compiled": (_our_epoch, dict(amp="bf16", compile=True)),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for name, (epoch, how) in tqdm([*contenders.items()] * repeats, desc="loops", leave=False, disable=None):
+    for name, (epoch, how) in progress([*contenders.items()] * repeats, "loops"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
             found[name].append(fresh.submit(_warm_epoch, epoch, split, model, how).result())
     rows: list[dict[str, Any]] = []
@@ -121,7 +121,7 @@ def switches(*, model: str = "resnext_small", steps: int = 20) -> list[dict[str,
         A row each with `switch`, `images_per_s` (of the median step) and `times`, relative to the first row.
     """
     rows: list[dict[str, Any]] = []
-    for name, bf16, channels_last, compiled in tqdm(_SWITCHES, desc="switches", leave=False, disable=None):
+    for name, bf16, channels_last, compiled in progress(_SWITCHES, "switches"):
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network = registry.create_model(model).to(memory_format=layout).train()
         step = _step(network, bf16, compiled, layout)
@@ -171,7 +171,7 @@ def cold_starts(
         name: dict(command=f"cnnzoo train {' '.join(arguments)}", recipe={}, seconds=[], top1=[], top1_tta=[])
         for name, arguments in commands.items()
     }
-    for name, arguments, seed in tqdm(runs, desc="cold starts", leave=False, disable=None):
+    for name, arguments, seed in progress(runs, "cold starts"):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             command = [sys.executable, "-m", "cnnzoo", "train", *arguments, "--seed", str(seed), "--out", str(out)]

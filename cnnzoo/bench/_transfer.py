@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..errors import CnnzooError
+from ..progress import progress
 from ..recipes import Recipe, override, standard
 from ..train import train
 
@@ -45,23 +45,21 @@ def transfer(model: str = "nin_tiny", seeds: int = 3, labelled: dict[str, tuple[
         CnnzooError: scikit-learn or mlxtend is not installed.
     """
     labelled = LABELLED if labelled is None else labelled
-    rows = []
-    jobs = [(name, count, method) for name, counts in labelled.items() for count in counts for method in METHODS]
     sets = {name: _images(name) for name in labelled}
-    with tqdm(total=len(jobs) * seeds, desc="transfer", unit="run", disable=None) as bar:
-        for name, count, method in jobs:
-            top1 = []
-            for seed in range(seeds):
-                with tempfile.TemporaryDirectory() as scratch:
-                    data, run = Path(scratch) / "data", Path(scratch) / "run"
-                    _write(data, *sets[name], _TEST[name], count, seed)
-                    recipe = override(_recipe(model, count), **METHODS[method], seed=seed)
-                    with contextlib.redirect_stderr(io.StringIO()):  # a line for each epoch
-                        found = train(recipe, run, data_dir=data, device="cpu")
-                top1.append(found["top1"])
-                bar.update()
-            rows.append(dict(model=model, dataset=name, labelled=count, method=method, test=10 * _TEST[name], top1=top1))
-    return rows
+    jobs = [(name, count, method) for name, counts in labelled.items() for count in counts for method in METHODS]
+    rows = {
+        job: dict(model=model, dataset=job[0], labelled=job[1], method=job[2], test=10 * _TEST[job[0]], top1=[])
+        for job in jobs
+    }
+    for job, seed in progress([(job, seed) for job in jobs for seed in range(seeds)], "transfer", unit="run"):
+        name, count, method = job
+        with tempfile.TemporaryDirectory() as scratch:
+            data, run = Path(scratch) / "data", Path(scratch) / "run"
+            _write(data, *sets[name], _TEST[name], count, seed)
+            recipe = override(_recipe(model, count), **METHODS[method], seed=seed)
+            with contextlib.redirect_stderr(io.StringIO()):  # a line for each epoch
+                rows[job]["top1"].append(train(recipe, run, data_dir=data, device="cpu")["top1"])
+    return list(rows.values())
 
 
 def _recipe(model: str, count: int) -> Recipe:

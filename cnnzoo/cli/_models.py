@@ -5,11 +5,11 @@ import json
 
 import click
 from torch import nn
-from tqdm import tqdm
 
 from .. import data, inference
 from ..errors import CnnzooError
 from ..files import atomic, check_writable
+from ..progress import progress
 from ._common import (
     accuracy,
     data_dir_option,
@@ -69,7 +69,7 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
     if with_weights:
         _list_results(registry.results(names), as_json)
         return
-    rows = [registry.info(name) for name in tqdm(names, desc="counting", leave=False, disable=None)]
+    rows = [registry.info(name) for name in progress(names, "counting")]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..errors import DataError, InputError
+from ..progress import progress
 
 _LISTED = 10  # broken files that an error names
 
@@ -98,7 +98,7 @@ def read_images(
     images = torch.empty((len(names), *image_size), dtype=torch.uint8)
     good: list[int] = []
     reasons: dict[str, str] = {}
-    bar = tqdm(zip(names, sources, strict=True), total=len(names), desc="reading images", leave=False, disable=None)
+    bar = progress(zip(names, sources, strict=True), "reading images", total=len(names))
     for i, (name, source) in enumerate(bar):
         try:
             images[len(good)] = transform(open_image(source, image_size[0]))

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, write_json
+from ..progress import say
 from ..recipes import Recipe
 from ..resolve import name_of
 from ._parts import check_batch, load_teachers, make_accelerator, read_size
-from ._progress import say
 from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"

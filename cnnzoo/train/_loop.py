@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .. import data, evaluate
 from ..errors import system_errors
 from ..memory import keep_memory
+from ..progress import say
 from ..recipes import Recipe
 from ._answers import augmentation, load_answers
 from ._ending import finish, judged
@@ -35,7 +36,7 @@ from ._parts import (
     seed_device,
 )
 from ._precision import MixedPrecision
-from ._progress import Progress, say
+from ._progress import Progress
 from ._run import Run, check_weights, diverged, open_folder, save
 from ._saving import fingerprint, owned
 

@@ -1,12 +1,11 @@
 """What a run shows while it trains: a bar on a terminal, elsewhere a line per epoch."""
 
-import contextlib
 import math
-import sys
 from typing import Any
 
 from tqdm import tqdm
 
+from ..progress import say
 from ..recipes import Recipe
 
 
@@ -66,12 +65,6 @@ class Progress:
     def _pixels(self, first: int, end: int) -> int:
         """Of one image in each of some epochs: what an epoch costs grows with the images of progressive resizing."""
         return sum(math.prod(self._recipe.size_at(epoch, self._own)) for epoch in range(first, end))
-
-
-def say(text: str) -> None:
-    """Writes a line to stderr. That nobody can read it any more does not end a run of hours."""
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
