@@ -14,10 +14,10 @@ PACKAGE = Path(cnnzoo.__file__).parent
 
 # A module imports only from modules before it. A new module is put where it belongs.
 ORDER = (
-    "process", "version", "errors", "files", "client", "memory", "folding", "layers", "summary", "primitives", "datasets",
-    "resnet8", "recipes", "checkpoints", "storage", "metrics", "data", "inference", "models", "configs", "resolve",
-    "registry", "evaluate", "predict", "photos", "robustness", "published", "canvas", "frontier", "plots", "drawings", "hub",
-    "train", "reproduce", "exporting", "bench", "app", "cli", "run",
+    "process", "version", "progress", "errors", "files", "client", "memory", "folding", "layers", "summary",
+    "primitives", "datasets", "resnet8", "recipes", "checkpoints", "storage", "metrics", "data", "inference", "models",
+    "configs", "resolve", "registry", "evaluate", "predict", "photos", "robustness", "published", "canvas", "frontier",
+    "plots", "drawings", "hub", "train", "reproduce", "exporting", "bench", "app", "cli", "run",
 )  # fmt: skip
 APART = ({"data", "models"},)  # neither imports the other, whatever the order
 

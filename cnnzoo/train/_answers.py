@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
-from ..files import atomic, write_json
+from ..files import atomic, check_writable, write_json
 from ..progress import say
 from ..recipes import Recipe
 from ..resolve import name_of
@@ -98,15 +98,16 @@ def ask(
     check_batch(recipe, len(split), 1)
     accelerator = make_accelerator(recipe, None, None, out)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CnnzooError(f"{out} cannot be made a folder ({e.strerror}). Choose another with --out.") from e
+    check_writable(out / _ANSWERS)  # before the minutes that it takes to ask
     answers = _asked(recipe, teachers, split.to(accelerator.device), epochs, accelerator.autocast)
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
         teachers=[name_of(teacher) for teacher in teachers], command=environment(accelerator.device)["command"],
     )  # fmt: skip
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise CnnzooError(f"{out} cannot be made a folder ({e.strerror}). Choose another with --out.") from e
     (out / _FACTS).unlink(missing_ok=True)
     with atomic(out / _ANSWERS) as temporary:
         save_file(dict(answers=answers), temporary)
