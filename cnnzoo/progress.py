@@ -22,8 +22,7 @@ def progress(items: Iterable[_Item], desc: str, *, total: int | None = None, uni
         unit: What one of them is called beside a bar.
     """
     total = len(items) if total is None else total
-    closed = sys.stderr is None  # as where there is no console; tqdm would fail
-    bar = tqdm(items, total=total, desc=desc, unit=unit, leave=False, disable=closed or None)
+    bar = tqdm(items, total=total, desc=desc, unit=unit, leave=False, disable=no_bar())
     if not bar.disable:
         yield from bar
         return
@@ -33,6 +32,14 @@ def progress(items: Iterable[_Item], desc: str, *, total: int | None = None, uni
             said = time.monotonic()
             say(f"{desc}: {done} of {total}")
         yield item
+
+
+def no_bar() -> bool | None:
+    """What tqdm's `disable` has to be: None, which has it look for a terminal, or True where there is no stderr at all.
+
+    A program without a console has none, and tqdm would fail there.
+    """
+    return True if sys.stderr is None else None
 
 
 def say(text: str) -> None:

@@ -130,6 +130,12 @@ def test_without_a_terminal_each_epoch_is_a_line_and_with_one_there_is_a_bar(
     assert "lenet_tiny: 100%" in terminal.getvalue() and "epoch 1 of 3" not in terminal.getvalue()
 
 
+def test_a_program_without_a_console_trains_silently(recipe, tmp_path, miniature, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert 0 <= run(recipe, tmp_path / "run", miniature)["top1"] <= 100
+    assert capsys.readouterr().out == ""
+
+
 def test_the_time_left_grows_with_the_images_that_are_to_come(recipe, capsys):
     growing = override(recipe, epochs=2, start_size=14, grown_at=0.5)  # 14x14, then 28x28, which has four times the pixels
     line = dict(epoch=1, train_loss=1.0, train_top1=50.0, seconds=30.0)

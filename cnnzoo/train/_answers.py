@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, check_writable, write_json
-from ..progress import say
+from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
 from ._parts import check_batch, load_teachers, make_accelerator, read_size
@@ -125,7 +125,7 @@ def _asked(
 ) -> Tensor:
     """Logarithms of what the teachers say on average of the images of the recipe's epochs, `(epochs, images, K)`."""
     told, size = [], recipe.full_size(split.info.image_size[1:])
-    with tqdm(total=epochs * (len(split) // recipe.batch_size), desc="asking", unit="batch", disable=None) as bar:
+    with tqdm(total=epochs * (len(split) // recipe.batch_size), desc="asking", unit="batch", disable=no_bar()) as bar:
         for epoch in range(epochs):
             for images, _ in data.epoch_batches(
                 split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch, image_size=size

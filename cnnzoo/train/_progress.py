@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..progress import say
+from ..progress import no_bar, say
 from ..recipes import Recipe
 
 
@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, recipe: Recipe, updates_per_epoch: int, done: int, own: tuple[int, int], shown: bool) -> None:
         scale = dict(unit="img", unit_scale=recipe.batch_size, smoothing=0.05)
         total = recipe.epochs * updates_per_epoch
-        self._bar = tqdm(total=total, initial=done, desc=recipe.model, disable=None if shown else True, **scale)
+        self._bar = tqdm(total=total, initial=done, desc=recipe.model, disable=no_bar() if shown else True, **scale)
         self._lines = shown and self._bar.disable  # tqdm found no terminal
         self._recipe, self._own = recipe, own
 
