@@ -233,7 +233,7 @@ def standard(model: str) -> Recipe:
 
 
 def best(model: str) -> Recipe:
-    """`standard` for 60 epochs, with the filters and the start of `fast`: what made the most accurate tiny and small models.
+    """`standard` for 60 epochs, with the filters and the start of `fast`: what made `nin_tiny` and `resnext_small`.
 
     Command: `cnnzoo train nin_tiny --recipe best --out runs/nin_tiny`. Expect 94.60 % of the test images (94.81 with flip
     TTA) after 34 minutes on AMD EPYC, 1 thread.
