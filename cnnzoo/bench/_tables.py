@@ -60,7 +60,8 @@ def scaling_tables(found: dict[str, Any]) -> list[Table]:
 
 def infer_tables(found: dict[str, Any]) -> list[Table]:
     """Of what `cnnzoo bench infer` wrote: all forms for each number of threads, ours held against each peer, and what the
-    inference form gains. How long a model was trained is from its checkpoint, or from the run of a peer that was kept.
+    inference form gains. How accurate a model is, and how long it was trained, is from its checkpoint, or from the run of a
+    peer that was kept.
     """
     rows = found["rows"]
     kinds = list(dict.fromkeys(r["form"] for r in rows))
@@ -90,8 +91,8 @@ def _trained(rows: list[dict[str, Any]]) -> dict[str, tuple[float | None, str]]:
         name = row["model"]
         if not _peers.is_peer(name):
             arch, _, tag = name.partition(".")
-            length = _length(checkpoints.metrics(f"{arch}.{tag or next(iter(checkpoints.pretrained_cfgs(arch)))}"))
-            found.setdefault(name, (row["top1"], length))
+            card = checkpoints.metrics(f"{arch}.{tag or next(iter(checkpoints.pretrained_cfgs(arch)))}")
+            found.setdefault(name, (card["top1"], _length(card)))
     return {row["model"]: found.get(row["model"], (None, "-")) for row in rows}
 
 
