@@ -69,7 +69,7 @@ def _frontiers(axes: Any, rows: list[dict[str, Any]], others: tuple[published.Pu
     axes.set(xscale="log", xlabel="parameters", ylabel="top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
     shown = [y for _, y, _ in ours] + [p.top1 for p in others]
-    axes.set(ylim=(min(_LOWEST, *(y for _, y, _ in ours)) - 0.3, max(shown) + 0.25), xlim=(2.2e4, 6e7))
+    axes.set(ylim=(min(_LOWEST, *(y for _, y, _ in ours)) - 0.3, max(shown) + 0.25), xlim=(8e3, 6e7))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     hidden = sum(p.top1 < axes.get_ylim()[0] or p.params < axes.get_xlim()[0] for p in others)
