@@ -97,7 +97,7 @@ def test_every_shell_command_runs(line, tmp_path, request):
 RECOMMENDED = {
     "lenet_tiny.fashion_mnist": "the fewest multiplications",
     "lenet_small.fashion_mnist": "the fastest above 94 %",
-    "nin_tiny.fashion_mnist": "the best below 100,000 parameters",
+    "mobilenet_tiny.fashion_mnist": "the best below 100,000 parameters",
     "resnet_small.fashion_mnist": "the architecture that most tools know",
     "resnext_small.fashion_mnist": "the default of the commands: fast for its accuracy",
     "mobilenet_small.fashion_mnist": "the best below 300,000 parameters",
