@@ -80,9 +80,11 @@ def kept_if_used(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        inside = sorted(folder.rglob("*"), reverse=True) if made else []  # what is deeper comes first
-        for one in [path for path in inside if path.is_dir()] + made:
-            with contextlib.suppress(OSError):  # it is not empty
+        # What is deeper comes first. Others may work here at the same time: unlike rglob, os.walk passes over what is gone
+        # meanwhile, and a name with a dot in front is a scratch folder of theirs, which may be empty for a moment.
+        inside = [Path(path) for path, _, _ in os.walk(folder, topdown=False)] if made else []
+        for one in [path for path in inside if not path.name.startswith(".")] + made:
+            with contextlib.suppress(OSError):  # it is not empty, or gone
                 one.rmdir()
 
 

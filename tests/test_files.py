@@ -13,7 +13,7 @@ import cnnzoo
 from cnnzoo import bench, checkpoints, hub, plots
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError
-from cnnzoo.files import atomic, check_writable, parse_json, write_json
+from cnnzoo.files import atomic, check_writable, kept_if_used, parse_json, write_json
 
 
 def test_the_file_appears_whole_and_readable(tmp_path):
@@ -131,3 +131,27 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, m
         assert result.exit_code == 1 and "is a folder" in result.stderr, (line, result.exception)
     check_writable(tmp_path / "new.png")
     assert os.listdir(tmp_path) == ["folder.png"]
+
+
+def test_a_new_folder_in_which_another_works_is_left_to_it(tmp_path, monkeypatch):
+    new, scanned = tmp_path / "a" / "new", []
+
+    def scandir(path, real=os.scandir):
+        scanned.append(os.fspath(path))
+        if os.fspath(path) == str(new / "gone"):
+            (new / "gone").rmdir()  # the other process is done with it just before ours looks into it
+        return real(path)
+
+    with kept_if_used(new):
+        for name in ("gone", ".scratch", "empty"):
+            (new / name).mkdir()
+        monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.undo()
+    assert str(new / "gone") in scanned
+    assert [path.name for path in new.iterdir()] == [".scratch"]
+
+
+def test_a_new_folder_without_a_file_goes_again_and_so_do_those_above_it(tmp_path):
+    with kept_if_used(tmp_path / "a" / "b" / "c"):
+        (tmp_path / "a" / "b" / "c" / "d").mkdir()
+    assert not list(tmp_path.iterdir())
