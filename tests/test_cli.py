@@ -211,6 +211,7 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),
         (["build", ".", "--holdout", "."], "or recipe.json"),
+        (["measure", "lenet_d2l.fashion_mnist", "--holdout", "."], "or recipe.json"),
         (["measure", "no/such/folder"], "Unknown model 'no/such/folder': there is no such folder"),
         (["verify", "no/such/folder"], "no such folder"),
         (["push", "no/such/folder", "a/b"], "no such folder"),

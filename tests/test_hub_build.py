@@ -285,6 +285,35 @@ def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick):
         hub.build([run, train_on(pets, tmp_path / "fewer", seed=1)], tmp_path)
 
 
+def test_a_folder_gets_its_temperature_later_as_if_it_had_been_built_with_it(tmp_path, pets, quick):
+    run, chosen = train_on(pets, tmp_path / "run"), train_on(pets, tmp_path / "holdout", holdout=True)
+    folder = hub.build(run, tmp_path / "first")
+    hub.measure(folder, data_dir=pets)
+    at_once = hub.build(run, tmp_path / "second", holdout_run=chosen)
+    hub.measure(at_once, data_dir=pets)
+    for _ in range(2):  # the second time it takes the place of the first
+        added = hub.measure(folder, data_dir=pets, holdout_run=chosen)
+        assert set(added) == {"holdout_top1", "holdout_command", "temperature", "ece_calibrated"}
+    assert hub.verify(folder) == hub.verify(at_once)
+    for name in ("config.json", "README.md", "recipe.json"):
+        assert (folder / name).read_text() == (at_once / name).read_text()
+
+
+def test_a_temperature_of_another_recipe_or_split_is_refused_and_nothing_changes(tmp_path, pets, quick):
+    run = train_on(pets, tmp_path / "run")
+    folder = hub.build(run, tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for other, words in (
+        (train_on(pets, tmp_path / "longer", holdout=True, epochs=2), "another recipe"),
+        (run, "a run on holdout is needed"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            hub.measure(folder, data_dir=pets, holdout_run=other)
+    with pytest.raises(CheckpointError, match="cnnzoo build .*run --holdout .*longer"):
+        hub.measure(run, data_dir=pets, holdout_run=tmp_path / "longer")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_one_run_does_not_count_twice(tmp_path, pets):
     train_on(pets, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "copy")

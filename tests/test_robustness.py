@@ -171,3 +171,5 @@ def test_measure_takes_names_and_folders_and_build_measures_too(tmp_path, miniat
     )
     assert (code, out) == (0, f"{folder}\n")
     assert "robustness" in checkpoints.read_json(folder / "metrics.json")
+    code, out = run("measure", folder, "--holdout", tmp_path / "holdout", "--data-dir", miniature[0])
+    assert (code, out) == (0, f"{folder}: added holdout_top1, holdout_command, temperature, ece_calibrated\n")

@@ -63,8 +63,15 @@ def build(
     metavar="DIR",
     help="Also measure on photos: a folder with a folder of photos for each class. They are treated as predict treats them.",
 )
+@click.option(
+    "--holdout",
+    "holdout_run",
+    metavar="DIR",
+    help="Run folder of the checkpoint's recipe with --holdout: its temperature calibrates the probabilities.",
+)
 def measure(
-    models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, photos: str | None
+    models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, photos: str | None,
+    holdout_run: str | None,
 ) -> None:  # fmt: skip
     """Add missing measurements to MODELS.
 
@@ -75,7 +82,7 @@ def measure(
 
     for model in models:
         fetch = may_download(data_dir, download)
-        added = hub.measure(model, data_dir=data_dir, download=fetch, device=device, photos=photos)
+        added = hub.measure(model, data_dir=data_dir, download=fetch, device=device, photos=photos, holdout_run=holdout_run)
         click.echo(f"{model}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, kept_if_used, write_json
 from ..metrics import check_metrics
-from ..recipes import TIMM, completed
-from ..resolve import Run, read_run, resolve, resume_command
+from ..resolve import resolve
 from ..version import __version__
 from ._card import CUSTOM, card, full_name, widened
 from ._folder import ANSWERS, CARD, CONFIG, METRICS, PICTURE, RECIPE
 from ._pictures import draw
+from ._runs import check_alike, check_stored, merged, noted_on_holdout, read_finished
 
 
 @system_errors()
@@ -70,19 +69,9 @@ def build(
 
 
 def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: str) -> Path:
-    found = [_read_run(run, "test") for run in runs]
-    if holdout_run is not None:
-        found.append(_read_run(holdout_run, "holdout"))
+    found = [read_finished(run, "test") for run in runs]
     for run in found:
-        if _comparable(run.recipe, run.metrics) != _comparable(found[0].recipe, found[0].metrics):
-            raise CheckpointError(
-                f"{run.folder} has another recipe than the others. Give runs that differ only in their seed."
-            )
-        if run.metrics.get("data") != found[0].metrics.get("data"):
-            raise CheckpointError(
-                f"{run.folder} was trained on other data than the others. Give runs that differ only in their seed."
-            )
-    holdout = found.pop() if holdout_run is not None else None
+        check_alike(run, found[0].recipe, found[0].metrics)
     for i, run in enumerate(found):
         seed = run.metrics["seed"]
         if twin_run := next((other for other in found[:i] if other.metrics["seed"] == seed), None):
@@ -92,7 +81,7 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
             )
     found.sort(key=lambda run: run.metrics["seed"])
     source = found[0]
-    metrics = _merge(found, holdout)
+    metrics = merged(found)
     recipe = {k: v for k, v in source.recipe.items() if k != "holdout"}
     if recipe.get("pretrained") and (base := _base_model(recipe["model"])):
         metrics["base_model"] = base
@@ -100,8 +89,10 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
         metrics["tag"] = f"{variant}_{source.info.name}"
     folder = out / full_name(metrics, source.info)
     model = registry.create_model(source.folder, pretrained=True)
-    for run in found if holdout is None else (*found, holdout):
-        _check_stored(run, model)
+    for run in found:
+        check_stored(run, model)
+    if holdout_run is not None:
+        metrics |= noted_on_holdout(holdout_run, source.recipe, source.metrics, model)
     with replacing(folder) as made:
         with atomic(made / checkpoints.WEIGHTS) as temporary:
             shutil.copyfile(source.weights, temporary)
@@ -324,59 +315,3 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
     metrics = checkpoints.read_json(folder / METRICS)
     check_metrics(metrics, folder / METRICS)
     return metrics
-
-
-def _read_run(given: Path, split: str) -> Run:
-    source = resolve(given)
-    if source.kind != "run":
-        raise CheckpointError(f"{given} is a checkpoint folder; a run folder is needed. Name one that cnnzoo train made.")
-    run = read_run(source.name)
-    if run.arch.startswith(TIMM):
-        raise CheckpointError(
-            f"{given} is a run of {run.arch}; checkpoint folders are of models of the zoo. Use the run folder itself, which "
-            "cnnzoo predict, eval, export and app take."
-        )
-    if run.metrics["split"] != split:
-        raise CheckpointError(
-            f"{given} measured the {run.metrics['split']} split; a run on {split} is needed. Train it "
-            f"{'with' if split == 'holdout' else 'without'} --holdout."
-        )
-    return run
-
-
-def _check_stored(run: Run, model: nn.Module) -> None:
-    """Sees that the numbers of a run are those of weights as they are stored; runs of older versions measured others.
-
-    Raises:
-        CheckpointError: They are not.
-    """
-    if not storage.is_stored(checkpoints.read_weights(run.weights, model), model):
-        raise CheckpointError(
-            f"{run.folder} has weights in full precision. Models of more than {storage.LARGE:,} parameters are stored in "
-            f"half precision and measured as stored. Store and measure them again: {resume_command(run.folder)}"
-        )
-
-
-def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """What has to be the same in all runs of a checkpoint.
-
-    Of teachers that is what kind of model they are: those of the run on the holdout have to be others of that kind, which
-    have not seen the holdout either.
-    """
-    same = {k: v for k, v in completed(recipe).items() if k not in ("seed", "holdout", "compile", "teacher", "answers")}
-    return same | dict(teachers=measured.get("teachers", []))
-
-
-def _merge(runs: list[Run], holdout: Run | None) -> dict[str, Any]:
-    tops = [run.metrics["top1"] for run in runs]
-    merged = dict(
-        {k: v for k, v in runs[0].metrics.items() if k != "split"},
-        model=runs[0].arch,
-        seeds=[run.metrics["seed"] for run in runs],
-        top1_mean=round(statistics.mean(tops), 3),
-        top1_std=round(statistics.stdev(tops), 3) if len(tops) > 1 else None,
-    )
-    if holdout is not None:
-        noted = holdout.metrics
-        merged |= dict(holdout_top1=noted["top1"], holdout_command=noted["command"], temperature=holdout.temperature)
-    return merged

@@ -15,6 +15,7 @@ from ..files import write_json
 from ..resolve import resolve
 from ._build import folder_of, read_numbers, replacing, write_rest
 from ._folder import METRICS
+from ._runs import noted_on_holdout
 
 _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from the first: machines round differently
 
@@ -22,7 +23,7 @@ _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from th
 @system_errors()
 def measure(
     model: str | os.PathLike, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu",
-    photos: str | Path | None = None,
+    photos: str | Path | None = None, holdout_run: str | Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures what a checkpoint's metrics.json lacks, and writes it there and into its card; all else stays as it is.
 
@@ -38,17 +39,25 @@ def measure(
         data_dir, download: See `data.load_split`.
         device: A torch device.
         photos: A folder of photos per class, on which `photos`, the accuracy and their number, is measured anew.
+        holdout_run: Run folder of the folder's recipe on the holdout, which the temperature comes from. It takes the place
+            of one that is there.
 
     Returns:
         What was added or measured anew; nothing if nothing was lacking.
 
     Raises:
-        CheckpointError: The weights are not the folder's, or do not give its accuracy, or it has none.
+        CheckpointError: The weights are not the folder's, or do not give its accuracy, or it has none; or the run on the
+            holdout is of another recipe, or was given for a run folder.
         UnknownNameError: There is no such checkpoint or folder.
     """
     source = resolve(model, folder_first=True)
+    if source.kind == "run" and holdout_run is not None:
+        raise CheckpointError(
+            f"{model} is a run folder; only a checkpoint folder takes its temperature from another run. Build one from "
+            f"both: cnnzoo build {model} --holdout {holdout_run}."
+        )
     with folder_of(model) as folder:
-        added = _measure(folder, data_dir, download, device, photos)
+        added = _measure(folder, data_dir, download, device, photos, holdout_run)
     if source.kind == "run" and added:
         path = source.folder / METRICS
         write_json(path, _after("ece", checkpoints.read_json(path), added))
@@ -56,8 +65,9 @@ def measure(
 
 
 def _measure(
-    folder: Path, data_dir: str | Path | None, download: bool, device: str, photos: str | Path | None
-) -> dict[str, Any]:
+    folder: Path, data_dir: str | Path | None, download: bool, device: str, photos: str | Path | None,
+    holdout_run: str | Path | None,
+) -> dict[str, Any]:  # fmt: skip
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
         raise CheckpointError(
@@ -66,6 +76,9 @@ def _measure(
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
     anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
+    noted = {} if holdout_run is None else noted_on_holdout(Path(holdout_run), recipe, metrics, model)
+    if noted:  # the error that was measured is that of another temperature, if of any
+        metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
     lacking = _lacking(metrics, anew, photos)
     if not lacking:
         return {}
@@ -84,7 +97,7 @@ def _measure(
                 f"{folder} says {key} {metrics[key]}, and {getattr(measured, key)} was measured. Pass the data that it was "
                 "measured on (--data-dir), or build the folder again."
             )
-    added = _added(lacking, metrics, measured, model, split, logits, photos)
+    added = noted | _added(lacking, metrics, measured, model, split, logits, photos)
     if anew:
         added |= _replaced(metrics, measured, model, split, logits, info.image_size[1:])
     with replacing(folder) as made:
