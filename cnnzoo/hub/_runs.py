@@ -59,7 +59,9 @@ def check_alike(run: Run, recipe: dict[str, Any], metrics: dict[str, Any]) -> No
         ("was trained on other data", run.metrics.get("data") != metrics.get("data")),
     ):
         if differs:
-            raise CheckpointError(f"{run.folder} {what} than the others. Give runs that differ only in their seed.")
+            raise CheckpointError(
+                f"{run.folder} {what} than the other runs of this checkpoint. Give runs that differ only in their seed."
+            )
 
 
 def _comparable(recipe: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
