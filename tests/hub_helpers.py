@@ -32,6 +32,13 @@ def pull(cache, repo_id=MINE, token=False, **options):
     return hub.pull(repo_id, token=token, cache_dir=cache, **options)
 
 
+def logits(model, size=None):
+    """What a model says of four fixed images, of its own size or of the one that is given."""
+    x = torch.rand(4, *(size or model.pretrained_cfg["input_size"]), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return model.eval()(x)
+
+
 def assert_right(pulled):
     """The very weights, bit by bit."""
     expected = cnnzoo.create_model(NAME, pretrained=True).state_dict()
