@@ -63,7 +63,8 @@ class Recipe:
         distill: Weight of the teachers in the loss, 0 to 1; the rest is the labels' (arXiv:1503.02531).
         distill_temperature: Number by which the logits of teachers and model are divided in that loss.
         answers: Folder with the answers of teachers to the images of the first epochs, made by `cnnzoo ask`. The run repeats
-            the images of these epochs and learns from the answers; it needs no teacher.
+            the images of these epochs and learns from the answers; it needs no teacher. Another seed takes the epochs in
+            another order.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights; a head for other classes starts anew.

@@ -11,7 +11,7 @@ import cnnzoo
 from cnnzoo import checkpoints, datasets, hub, train
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
 from cnnzoo.recipes import override
-from cnnzoo.train import _parts
+from cnnzoo.train import _answers, _parts
 
 
 def test_the_loss_with_teachers_is_the_weighted_sum_of_both(recipe):
@@ -86,6 +86,31 @@ def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_pa
     asked = checkpoints.read_json(tmp_path / "answers" / "answers.json")["command"]
     card = (hub.build(tmp_path / "kept", tmp_path) / "README.md").read_text()
     assert f"and before them the answers of the teacher by `{asked}`" in card
+
+
+def test_each_seed_takes_all_epochs_that_were_asked_about_in_an_order_of_its_own():
+    answers = _answers.Answers(torch.zeros(12, 1, 1), seed=3, teachers=[], command="")
+    orders = {seed: [answers.epoch(epoch, seed) for epoch in range(24)] for seed in range(5)}
+    assert orders[3] == 2 * list(range(12))  # as the teachers were asked
+    for order in orders.values():
+        assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+    assert len({tuple(order) for order in orders.values()}) == 5 and orders[0][:12] != orders[0][12:]
+
+
+def test_the_answers_that_a_student_of_another_seed_gets_are_about_its_images(recipe, tmp_path, miniature, monkeypatch):
+    chosen = override(recipe, epochs=3, batch_size=4, cutmix=1.0, mix_prob=0.5)
+    train.ask(override(chosen, teacher="resnet_tiny", seed=7), tmp_path / "answers", epochs=3, data_dir=miniature[0])
+    teacher = cnnzoo.create_model("resnet_tiny", pretrained=True).eval()
+    seen, forward = [], _parts.Loss.forward
+    monkeypatch.setattr(_parts.Loss, "forward", lambda self, *a: seen.append(a[2:]) or forward(self, *a))
+    orders = []
+    for seed in (7, 1):
+        seen.clear()
+        run(override(chosen, answers=str(tmp_path / "answers"), seed=seed), tmp_path / str(seed), miniature)
+        for images, answers in seen:
+            torch.testing.assert_close(answers.exp(), teacher(images).softmax(1), atol=0.05, rtol=0)
+        orders.append([float(images.sum()) for images, _ in seen])
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
 
 
 def test_teachers_answer_in_mixed_precision_as_in_full(recipe, tmp_path, miniature):

@@ -49,13 +49,20 @@ class Answers:
     teachers: list[str]
     command: str
 
-    def epoch(self, epoch: int) -> int:
-        """Which of the epochs that were asked about an epoch of the student repeats."""
-        return epoch % len(self.log_probabilities)
+    def epoch(self, epoch: int, seed: int) -> int:
+        """Which of the epochs that were asked about an epoch of a student with this seed repeats.
 
-    def of(self, epoch: int, first: int, count: int) -> Tensor:
-        """The answers for `count` images of a student's epoch, from the image `first` on, `(count, K)`."""
-        return self.log_probabilities[self.epoch(epoch), first : first + count].float()
+        The seed that the teachers were asked with takes them in their order, each other one in an order of its own.
+        """
+        count = len(self.log_probabilities)
+        if seed == self.seed:
+            return epoch % count
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch // count)
+        return int(torch.randperm(count, generator=generator)[epoch % count])
+
+    def of(self, asked: int, first: int, count: int) -> Tensor:
+        """The answers for `count` images of an epoch that was asked about, from the image `first` on, `(count, K)`."""
+        return self.log_probabilities[asked, first : first + count].float()
 
 
 def augmentation(recipe: Recipe) -> data.Augment:

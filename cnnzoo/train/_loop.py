@@ -164,7 +164,7 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     recipe, accelerator = run.recipe, run.accelerator
     answers, world, own = run.answers, accelerator.num_processes, split.info.image_size[1:]
     size = recipe.size_at(run.epoch, own)
-    seed, epoch = (answers.seed, answers.epoch(run.epoch)) if answers else (recipe.seed, run.epoch)
+    seed, epoch = (answers.seed, answers.epoch(run.epoch, recipe.seed)) if answers else (recipe.seed, run.epoch)
     batches = data.epoch_batches(
         split, recipe.batch_size, augmentation(recipe), seed=seed, epoch=epoch,
         image_size=recipe.full_size(own) if run.loss.teachers else size,  # teachers know images of full size best
@@ -179,7 +179,7 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     unchecked: list[Tensor] = []
     for step, (images, labels) in enumerate(batches, start=run.step):
         update = run.epoch * run.updates_per_epoch + step
-        said = answers and answers.of(run.epoch, step * recipe.batch_size, recipe.batch_size)
+        said = answers and answers.of(epoch, step * recipe.batch_size, recipe.batch_size)
         part = None if said is None else said[accelerator.process_index :: world]
         unchecked.append(_update(run, update, images, labels, part, size))
         run.step = step + 1
