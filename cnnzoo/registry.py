@@ -277,8 +277,9 @@ def results(pattern: str | Sequence[str] = "*") -> list[dict[str, Any]]:
         each image and its mirror image) and the calibration errors `ece` and `ece_calibrated` (at the checkpoint's
         temperature) are those of the weights that ship; `top1_mean` and `top1_std` (None for one run) are over the `n` runs
         of `seeds`. `robustness` is of `robustness.accuracies`. `minutes` of training on `hardware` are one run's, as is
-        `images_per_s`; `recipe` is all of recipe.json, `command` what was typed. `bundled` says whether the weights
-        are in this installation; the others are on the Hub only. What was not measured is None.
+        `images_per_s`; `recipe` is all of recipe.json, `command` what was typed. `teachers` are the models that it learned
+        from, whose own training is not in the minutes. `bundled` says whether the weights are in this installation; the
+        others are on the Hub only. What was not measured is None.
     """
     return sorted((_result(name) for name in list_pretrained(pattern)), key=lambda r: (r["params"], r["checkpoint"]))
 
@@ -299,6 +300,7 @@ def _result(name: str) -> dict[str, Any]:
         **{k: m[k] for k in ("epochs", "minutes", "hardware")},
         images_per_s=round(images / (60 * m["minutes"])) if m["minutes"] else None,
         recipe=recipe,
+        teachers=list(m.get("teachers", ())),
         bundled=(checkpoints.folder(name) / checkpoints.WEIGHTS).is_file(),
         **{k: m[k] for k in ("command", "torch", "timm", "data_md5", "sha256")},
     )

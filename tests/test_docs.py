@@ -133,8 +133,8 @@ def results_table() -> str:
     for r in cnnzoo.results():
         cells = (
             f"`{r['checkpoint']}`", f"{r['params']:,}", f"{r['macs'] / 1e6:.1f} M", f"{r['top1']:.2f}",
-            f"{r['top1_tta']:.2f}", mean(r), f"{r['ece']:.1f}", calibrated(r), f"{r['epochs']}",
-            f"{r['minutes']:.0f}",
+            f"{r['top1_tta']:.2f}", mean(r), f"{r['ece']:.1f}", calibrated(r),
+            f"{r['epochs']}{'*' if r['teachers'] else ''}", f"{r['minutes']:.0f}",
         )  # fmt: skip
         (book if r["model"].endswith("_d2l") else photos if r["tag"] == PHOTO_TAG else modern).append(cells)
     return "\n".join(f"{caption}\n\n{markdown(RESULTS_HEADER, rows)}\n" for caption, rows in groups.items() if rows)

@@ -78,6 +78,7 @@ def test_the_results_are_what_the_folders_hold_by_size():
         assert f"{r['model']}.{r['tag']}" == r["checkpoint"]
         assert r["model"].startswith(r["family"])
         assert r["n"] == len(metrics["seeds"])
+        assert bool(r["teachers"]) == bool(r["recipe"].get("teacher") or r["recipe"].get("answers"))
         assert r["recipe"] == checkpoints.read_json(checkpoints.folder(r["checkpoint"]) / "recipe.json")
         whole = 0.5 / r["images_per_s"]  # it is rounded to a whole number
         assert r["images_per_s"] * r["minutes"] * 60 == pytest.approx(60_000 * r["epochs"], rel=0.001 + whole)
