@@ -2,10 +2,21 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import CheckpointError
+
+
+def taught_by(metrics: Mapping[str, Any], quote: str = "") -> str:
+    """In words, for example `", taught by resnext_small (2 runs) and nin_tiny"`, with `quote` around each name.
+
+    Empty where there was no teacher.
+    """
+    counts = Counter(metrics.get("teachers", ()))
+    names = [f"{quote}{name}{quote}" + (f" ({count} runs)" if count > 1 else "") for name, count in counts.items()]
+    return f", taught by {' and '.join(names)}" if names else ""
 
 
 def _number(value: Any, least: float = 0.0, most: float = math.inf) -> bool:

@@ -10,6 +10,7 @@ from helpers import run_recipe as run, weights_of as weights
 import cnnzoo
 from cnnzoo import checkpoints, datasets, hub, train
 from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
+from cnnzoo.metrics import taught_by
 from cnnzoo.recipes import override
 from cnnzoo.train import _answers, _parts
 
@@ -162,6 +163,14 @@ def test_a_teacher_of_another_image_size_is_refused(recipe, tmp_path, miniature)
     with pytest.raises(CheckpointError, match="28x28 pixels only, and this training has 32x32. Add --image-size 28"):
         run(larger, tmp_path / "run", miniature)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("teachers", "words"),
+    [([], ""), (["a"], ", taught by `a`"), (["b", "a", "b"], ", taught by `b` (2 runs) and `a`")],
+)
+def test_teachers_are_named_once_with_their_number(teachers, words):
+    assert taught_by(dict(teachers=teachers), quote="`") == words and taught_by({}) == ""
 
 
 def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):

@@ -4,6 +4,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from .. import checkpoints
+from ..metrics import taught_by
 from . import _peers
 
 
@@ -98,7 +99,7 @@ def _trained(rows: list[dict[str, Any]]) -> dict[str, tuple[float | None, str]]:
 
 def _length(m: dict[str, Any]) -> str:
     length = f"{m['epochs']} epoch{'s' * (m['epochs'] > 1)}, {m['minutes']:.0f} min, {m['hardware'].rpartition(', ')[2]}"
-    return length + (f", taught by {' and '.join(m['teachers'])}" if "teachers" in m else "")
+    return length + taught_by(m)
 
 
 def _percent(top1: float | None) -> str:

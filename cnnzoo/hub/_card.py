@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from .. import checkpoints, registry, storage
 from ..datasets import DATASETS, HUB_IDS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
+from ..metrics import taught_by
 from ..robustness import as_markdown
 from ._folder import ANSWERS, PICTURE
 from ._paper import about, bibtex
@@ -284,7 +285,7 @@ def _recipe(m: dict[str, Any], recipe: dict[str, Any]) -> str:
 def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:
     std, n = m["top1_std"], len(m["seeds"])
     start = ", from pretrained weights" if recipe.get("pretrained") else ""
-    start += f", taught by `{'`, `'.join(m['teachers'])}`" if "teachers" in m else ""
+    start += taught_by(m, quote="`")
     choices = _CHOICES if "holdout_top1" in m else _NO_CHOICES
     return _ACCURACY.format(
         m=m,
