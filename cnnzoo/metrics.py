@@ -1,4 +1,4 @@
-"""What a metrics.json may say: one gate for those of runs, of checkpoint folders, and of strangers."""
+"""What a metrics.json may say: one gate for those of runs, checkpoint folders and strangers; and teachers in words."""
 
 import math
 import re

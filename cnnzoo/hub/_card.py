@@ -278,7 +278,10 @@ def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
 
 
 def _recipe(m: dict[str, Any], recipe: dict[str, Any]) -> str:
-    asked = f", and before them the answers of the teacher by `{m['answers_command']}`" if "answers_command" in m else ""
+    asked = ""
+    if "answers_command" in m:
+        many = "s" * (len(m.get("teachers", ())) > 1)
+        asked = f", and before them the answers of the teacher{many} by `{m['answers_command']}`"
     return _RECIPE.format(command=m["command"], asked=asked, recipe=json.dumps(recipe, indent=2))
 
 
