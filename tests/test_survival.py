@@ -67,6 +67,20 @@ def test_a_run_told_to_stop_says_how_to_go_on_and_goes_on_from_that_very_update(
     assert_same_log(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_run_told_to_stop_before_its_first_update_stops_after_it(tmp_path, miniature):
+    def told(*_):
+        assert (tmp_path / "cut" / "checkpoint.pt").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stopped:
+        run(RECIPE, tmp_path / "cut", miniature, on_start=told)
+    assert stopped.value.code == 143
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 1
+    run(RECIPE, tmp_path / "whole", miniature)
+    run(RECIPE, tmp_path / "cut", miniature, resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_the_former_handler_of_sigterm_comes_back(tmp_path, miniature):
     before = signal.getsignal(signal.SIGTERM)
     run(override(RECIPE, epochs=1), tmp_path / "run", miniature)

@@ -92,15 +92,14 @@ def train(
     split = split.to(accelerator.device)
     check_batch(recipe, len(split), accelerator.num_processes)
     run = _start(recipe, holdout, out, accelerator, split, judge)
-    with owned(out, accelerator):
+    with owned(out, accelerator), _sigterm_stops(run), deterministic(recipe.deterministic):
         open_folder(run, resume)
         if on_start and accelerator.is_main_process:
             on_start(run.identity, split, judge)
         if track:
             accelerator.init_trackers("cnnzoo", config=run.identity)
-        with _sigterm_stops(run), deterministic(recipe.deterministic):
-            _run_epochs(run, split, judge if holdout else None)
-            metrics = finish(run, judge)
+        _run_epochs(run, split, judge if holdout else None)
+        metrics = finish(run, judge)
     if track:
         accelerator.end_training()
     return metrics
