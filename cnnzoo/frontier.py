@@ -65,8 +65,8 @@ def _frontiers(axes: Any, rows: list[dict[str, Any]], others: tuple[published.Pu
     sized = [[p for p in ours if p[2].endswith(f"_{size}")] for size in _SIZES]
     named = [max(points, key=lambda p: p[1]) for points in sized if points]  # of each budget the best
     for i, (x, y, name) in enumerate(named):
-        # Left of the line, those in the middle below it, where no published result is; the last has room on its right only.
-        offset, side = ((7, -10), "left") if i == len(named) - 1 else ((-6, -5 if i else 5), "right")
+        # Left of the line where nothing is; else on the right below it, the last nearer, since others' results lie there.
+        offset, side = ((-6, -3), "right") if i == 0 else ((7, -10 if i == len(named) - 1 else -15), "left")
         _label(axes, x, y, name, BLUE, offset, side)
     axes.set(xscale="log", xlabel="parameters", ylabel="top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
