@@ -17,7 +17,7 @@ from loopback_http import ALWAYS
 from PIL import Image
 
 import cnnzoo
-from cnnzoo import checkpoints, registry, robustness
+from cnnzoo import checkpoints, published, registry, robustness
 from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError
@@ -302,6 +302,13 @@ def test_features_only_loads_the_weights():
 
 def test_all_bundled_weights_stay_within_forty_megabytes():
     assert sum((checkpoints.folder(n) / checkpoints.WEIGHTS).stat().st_size for n in NAMES) < 40e6
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".textbook_fashion_mnist")])
+def test_the_cards_of_the_textbooks_networks_have_the_textbooks_accuracy_beside_ours(name):
+    text, (_, printed) = (checkpoints.folder(name) / "README.md").read_text(), published.TEXTBOOK[name.partition(".")[0]]
+    assert "nothing was chosen" in text and "may have been made on the test set" not in text
+    assert f"| {printed} % |" in text if printed else "the textbook prints" not in text
 
 
 def test_the_listing_says_which_checkpoints_are_on_the_hub_only(copied):

@@ -20,7 +20,7 @@ from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
 from cnnzoo.errors import CnnzooError, UnknownNameError
 from cnnzoo.evaluate import evaluate
-from cnnzoo.recipes import RECIPES, Recipe, get_recipe, override
+from cnnzoo.recipes import RECIPES, Recipe, by_the_book, get_recipe, override
 from cnnzoo.train import _optimizer, _parts
 
 
@@ -35,6 +35,20 @@ def test_every_recipe_trains_or_says_what_image_size_to_use(name, model, tmp_pat
         return
     metrics = run(recipe, tmp_path / "run", miniature)
     assert metrics["macs"] == cnnzoo.info(model)["macs"]  # at the size that the model is made for
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "fields", "is_the_books"),
+    [
+        ("textbook", "nin_d2l", {}, True),
+        ("textbook", "nin_d2l", dict(amp="bf16", seed=3), True),
+        ("textbook", "nin_d2l", dict(lr=0.1), False),
+        ("textbook", "nin_small", {}, False),
+        ("standard", "lenet_d2l", {}, False),
+    ],
+)
+def test_a_recipe_is_the_books_as_long_as_nothing_in_it_was_chosen(name, model, fields, is_the_books):
+    assert by_the_book(dataclasses.asdict(get_recipe(name, model, **fields))) == is_the_books
 
 
 BENCH = json.loads((Path(__file__).parent / "bench_train.json").read_text())

@@ -8,10 +8,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from .. import checkpoints, registry, storage
+from .. import checkpoints, published, registry, storage
 from ..datasets import DATASETS, HUB_IDS, TORCHVISION, DatasetInfo, facts
 from ..errors import CheckpointError
 from ..metrics import taught_by
+from ..recipes import by_the_book
 from ..robustness import as_markdown
 from ._folder import ANSWERS, PICTURE
 from ._paper import about, bibtex
@@ -107,9 +108,10 @@ _ACCURACY = """| measured on the test set | |
 | top-1 accuracy, averaged over each image and its mirror image | {m[top1_tta]:.2f} % |
 | cross-entropy | {m[loss]:.4f} |
 | expected calibration error | {m[ece]:.1f} %{calibrated} |
-{holdout}
+{holdout}{book}
 {trained} are the last weights{averaged}.
 {choices}
+{uncertainty}
 
 {robust}{photos}{picture}\
 Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}.{halved}"""
@@ -135,16 +137,19 @@ right label (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are
 _TRAINED = "Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs{start}; these"
 
 _HOLDOUT = "| top-1 accuracy of the run without the holdout, on the holdout | {:.2f} % |\n"
+_BOOK = "| what the textbook prints, after its own training in fp32 | {} % |\n"
 
 _CHOICES = """\
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
-the test set after training.
-{uncertainty}"""
+the test set after training."""
 
 _NO_CHOICES = """\
 The run read the test set ({info.num_test:,} images) after training. No run that left out training images for making choices
-is known, so choices may have been made on the test set.
-{uncertainty}"""
+is known, so choices may have been made on the test set."""
+
+_BY_THE_BOOK = """\
+Network and recipe are the textbook's, so nothing was chosen; the run read the test set ({info.num_test:,} images) after
+training."""
 
 _UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
 
@@ -289,7 +294,9 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
     std, n = m["top1_std"], len(m["seeds"])
     start = ", from pretrained weights" if recipe.get("pretrained") else ""
     start += taught_by(m, quote="`")
-    choices = _CHOICES if "holdout_top1" in m else _NO_CHOICES
+    book = info.name in HUB_IDS and by_the_book(recipe)
+    printed = published.TEXTBOOK.get(m["model"], ("", None))[1] if book else None
+    choices = _BY_THE_BOOK if book else _CHOICES if "holdout_top1" in m else _NO_CHOICES
     return _ACCURACY.format(
         m=m,
         info=info,
@@ -297,9 +304,11 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
         count=f"{n} run{'s' if n > 1 else ''}",
         holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
+        book=_BOOK.format(printed) if printed else "",
         trained=_TRAINED.format(info=info, m=m, start=start),
         averaged=_averaged(recipe),
-        choices=choices.format(info=info, uncertainty=uncertainty(m["top1"], info)),
+        choices=choices.format(info=info),
+        uncertainty=uncertainty(m["top1"], info),
         minutes=_minutes(m["minutes"]),
         calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else _NOT_CALIBRATED,
         robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
