@@ -14,197 +14,13 @@ from ..errors import CheckpointError
 from ..metrics import taught_by
 from ..recipes import by_the_book
 from ..robustness import as_markdown
+from . import _card_text as text
 from ._folder import ANSWERS, PICTURE
 from ._paper import about, bibtex
 from ._pictures import wanted
 
 RGB = "rgb"  # the branch with the 3-channel twin
 CUSTOM = "custom"  # what stands for the data set's name where nothing is known of the data
-
-_CARD = """---
-{header}
----
-
-# {name}
-
-`{m[model]}` of cnnzoo{trained}: {m[params]:,} parameters, {millions:.1f} million multiply-accumulates
-for one {input_size} image.{base}
-{about}{answers}{variant}
-## Use
-
-Install cnnzoo (`pip install .` in its checkout), then:
-
-```python
-import cnnzoo  # registers the model with timm
-import timm
-import torch
-{import_image}
-
-model = timm.create_model("hf-hub:{source}", pretrained=True).eval()
-image = {image}  # or a path, an array or a tensor
-print(cnnzoo.predict(model, image, topk=2))
-```
-
-Feature maps, one for each reduction of the image size, and the embedding before the classifier:
-
-```python
-x = cnnzoo.create_transform(model)(image)[None]  # (1, C, H, W)
-with torch.inference_mode():
-    maps = model.forward_intermediates(x, intermediates_only=True)
-    embedding = model.forward_head(model.forward_features(x), pre_logits=True)  # (1, number of features)
-print([tuple(m.shape) for m in maps], tuple(embedding.shape))
-```
-
-Without `import cnnzoo` timm says `Unknown model ({m[model]})`, and transformers says
-`The model architecture '{m[model]}' is not supported in your version of timm`; upgrading timm does not help.
-
-`cnnzoo.hub.pull` also checks the hashes, and gives the transform and the labels with the model.{pipeline}
-
-## Accuracy
-
-{accuracy}{note}
-{neighbours}{recipe}{data}
-## Limits and labels
-
-{use}
-
-{licences} sha256 of the weights: `{m[sha256]}`.
-
-## Citation
-
-```bibtex
-@software{{cnnzoo,
-  title  = {{cnnzoo: the classic CNNs as timm models for small grayscale images}},
-  author = {{{{The cnnzoo authors}}}},
-  year   = {{2026}},
-  url    = {{https://huggingface.co/{org}}}
-}}
-{paper}```
-"""
-
-# What a reader of one checkpoint's card asks first.
-_NOTES = {
-    "lenet_d2l.textbook_fashion_mnist": """
-
-Why so low: this is the textbook's LeNet, trained as in the textbook for 10 epochs. Its sigmoids pass on only small
-gradients, so it stays near chance for the first epochs and is far from finished after 10. The same network with ReLU and max
-pooling, `lenet_relu_d2l.textbook_fashion_mnist`, or with a modern recipe, `lenet_d2l.fashion_mnist`, is much better.""",
-}
-
-_NEIGHBOURS = """
-## Compared with checkpoints of similar size
-
-{table}
-
-MACs are multiply-accumulates for one image. The accuracy is that of the weights, in percent of the test images.
-"""
-
-_BASE = " Training began with the weights of `{}`."
-
-_ACCURACY = """| measured on the test set | |
-|---|---|
-| top-1 accuracy | {m[top1]:.2f} % (these weights, seed {m[seed]}) |
-| {mean_name} over {count} | {mean} % |
-| top-1 accuracy, averaged over each image and its mirror image | {m[top1_tta]:.2f} % |
-| cross-entropy | {m[loss]:.4f} |
-| expected calibration error | {m[ece]:.1f} %{calibrated} |
-{holdout}{book}
-{trained} are the last weights{averaged}.
-{choices}
-{uncertainty}
-
-{robust}{photos}{picture}\
-Trained in {minutes} on {m[hardware]}, torch {m[torch]}, timm {m[timm]}.{halved}"""
-
-_HALVED = """
-The weights are stored in half precision (float16), and all these numbers were measured with the weights as they are
-stored. After loading, the model is in fp32."""
-
-_CALIBRATED = "; {m[ece_calibrated]:.1f} % at the temperature {m[temperature]:.2f} of the run on the holdout"
-_NOT_CALIBRATED = "; the probabilities are not calibrated"
-
-_ROBUST = """Accuracy on altered test images, made by `cnnzoo.robustness`:
-
-{table}
-
-"""
-
-_PHOTOS = """On photos of garments, each treated as `cnnzoo predict` treats photos, {m[top1]:.1f} % of {m[count]} get the
-right label (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
-
-"""
-
-_TRAINED = "Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs{start}; these"
-
-_HOLDOUT = "| top-1 accuracy of the run without the holdout, on the holdout | {:.2f} % |\n"
-_BOOK = "| what the textbook prints, after its own training in fp32 | {} % |\n"
-
-_CHOICES = """\
-Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
-the test set after training."""
-
-_NO_CHOICES = """\
-The run read the test set ({info.num_test:,} images) after training. No run that left out training images for making choices
-is known, so choices may have been made on the test set."""
-
-_BY_THE_BOOK = """\
-Network and recipe are the textbook's, so nothing was chosen; the run read the test set ({info.num_test:,} images) after
-training."""
-
-_UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
-
-_RECIPE = """
-## Recipe
-
-The weights were made by `{command}`{asked}.
-A recipe's name and an option's default may change from version to version; then they meant:
-
-```json
-{recipe}
-```
-"""
-
-_DATA = """
-## Data
-
-The official {info.title} files ({info.homepage}, licence {info.licence}{hub}), md5:
-
-{md5s}
-"""
-
-_OTHER_DATA = """
-## Data
-
-{info.title}{homepage}, licence {info.licence}: {info.num_train:,} training images, {info.num_test:,} test images.
-"""
-
-_GARMENTS = (
-    "For small grayscale images of single garments, light on black, and as a start for fine-tuning on small images.\n"
-)
-
-_CLASSES = """The model knows {count} classes. A picture of anything else gets one of these labels too. By class index:
-
-```json
-{labels}
-```
-
-Images are {input_size}, scaled to [0, 1]; then the mean {mean} is subtracted, and the result is divided by {std}."""
-
-_PIPELINE = """
-
-In transformers, whose pipeline hands every model RGB{branch}:
-
-```python
-import cnnzoo
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{repo_id}"{revision})
-```"""
-
-_VARIANT = """
-This is the 3-channel twin of these weights, on the branch `{rgb}`: its first layer is the gray one's, repeated and divided
-by three, so that a gray image in RGB gives the gray model's answer. Accuracy is the gray weights'.
-"""
 
 
 def full_name(metrics: dict[str, Any], info: DatasetInfo) -> str:
@@ -237,23 +53,23 @@ def card(name: str, metrics: dict[str, Any], recipe: dict[str, Any], repo_id: st
     known = info.name in DATASETS
     measured = "top1" in metrics
     input_size = "x".join(map(str, (channels, *info.image_size[1:])))
-    return _CARD.format(
+    return text.CARD.format(
         header=_header(name, metrics, info),
         name=name,
         trained=f", trained on {info.title}" if measured else "",
         source=f"{repo_id}@{RGB}" if is_twin else repo_id,
-        base=_BASE.format(metrics["base_model"]) if "base_model" in metrics else "",
-        variant=_VARIANT.format(rgb=RGB) if is_twin else "",
+        base=text.BASE.format(metrics["base_model"]) if "base_model" in metrics else "",
+        variant=text.VARIANT.format(rgb=RGB) if is_twin else "",
         pipeline=_pipeline(repo_id, info.image_size[0]),
-        accuracy=_accuracy(metrics, recipe, info) if measured else _UNMEASURED,
+        accuracy=_accuracy(metrics, recipe, info) if measured else text.UNMEASURED,
         recipe=_recipe(metrics, recipe) if recipe else "",
         data=_data(metrics, info) if measured else "",
-        use=(_GARMENTS if known else "") + _classes(info, input_size),
+        use=(text.GARMENTS if known else "") + _classes(info, input_size),
         about=about(metrics["model"]),
         answers=f"\n![Ten drawings of garments, each with the answer of this model]({ANSWERS})\n"
         if ANSWERS in wanted(metrics, info)
         else "",
-        note=_NOTES.get(name, ""),
+        note=text.NOTES.get(name, ""),
         neighbours=_neighbours(name, metrics) if known and measured else "",
         import_image="from cnnzoo.drawings import garments" if known else "from PIL import Image",
         image='garments()["Bag"]' if known else 'Image.new("L", (28, 28))',
@@ -279,7 +95,7 @@ def _neighbours(name: str, metrics: dict[str, Any], each_side: int = 2) -> str:
     for r in (*fewer, dict(metrics, checkpoint=name), *more):
         shown = f"**{name}**" if r["checkpoint"] == name else r["checkpoint"]
         table.append(f"| {shown} | {r['params']:,} | {r['macs'] / 1e6:.1f} M | {r['top1']:.2f} |")
-    return _NEIGHBOURS.format(table="\n".join(table))
+    return text.NEIGHBOURS.format(table="\n".join(table))
 
 
 def _recipe(m: dict[str, Any], recipe: dict[str, Any]) -> str:
@@ -287,7 +103,7 @@ def _recipe(m: dict[str, Any], recipe: dict[str, Any]) -> str:
     if "answers_command" in m:
         many = "s" * (len(m.get("teachers", ())) > 1)
         asked = f", and before them the answers of the teacher{many} by `{m['answers_command']}`"
-    return _RECIPE.format(command=m["command"], asked=asked, recipe=json.dumps(recipe, indent=2))
+    return text.RECIPE.format(command=m["command"], asked=asked, recipe=json.dumps(recipe, indent=2))
 
 
 def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> str:
@@ -296,24 +112,24 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
     start += taught_by(m, quote="`")
     book = info.name in HUB_IDS and by_the_book(recipe)
     printed = published.TEXTBOOK.get(m["model"], ("", None))[1] if book else None
-    choices = _BY_THE_BOOK if book else _CHOICES if "holdout_top1" in m else _NO_CHOICES
-    return _ACCURACY.format(
+    choices = text.BY_THE_BOOK if book else text.CHOICES if "holdout_top1" in m else text.NO_CHOICES
+    return text.ACCURACY.format(
         m=m,
         info=info,
         mean_name="mean" if std is None else "mean ± standard deviation",
         mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
         count=f"{n} run{'s' if n > 1 else ''}",
-        holdout=_HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
-        book=_BOOK.format(printed) if printed else "",
-        trained=_TRAINED.format(info=info, m=m, start=start),
+        holdout=text.HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
+        book=text.BOOK.format(printed) if printed else "",
+        trained=text.TRAINED.format(info=info, m=m, start=start),
         averaged=_averaged(recipe),
         choices=choices.format(info=info),
         uncertainty=uncertainty(m["top1"], info),
         minutes=_minutes(m["minutes"]),
-        calibrated=_CALIBRATED.format(m=m) if "ece_calibrated" in m else _NOT_CALIBRATED,
-        robust=_ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
-        photos=_PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
-        halved=_HALVED if m["params"] > storage.LARGE else "",
+        calibrated=text.CALIBRATED.format(m=m) if "ece_calibrated" in m else text.NOT_CALIBRATED,
+        robust=text.ROBUST.format(table=as_markdown(m["robustness"])) if "robustness" in m else "",
+        photos=text.PHOTOS.format(m=m["photos"], name=full_name(m, info)) if "photos" in m else "",
+        halved=text.HALVED if m["params"] > storage.LARGE else "",
         picture=f"![Confusion matrix: the answers for each true class, in percent]({PICTURE})\n\n"
         if "confusion" in m
         else "",
@@ -353,16 +169,16 @@ def _minutes(minutes: float) -> str:
 def _data(metrics: dict[str, Any], info: DatasetInfo) -> str:
     if metrics["data_md5"]:
         hub = f";\non the Hub: `{HUB_IDS[info.name]}`" if info.name in HUB_IDS else ""
-        return _DATA.format(
+        return text.DATA.format(
             info=info, hub=hub, md5s="\n".join(f"- `{file}`: `{md5}`" for file, md5 in metrics["data_md5"].items())
         )
-    return _OTHER_DATA.format(info=info, homepage=f" ({info.homepage})" if info.homepage else "")
+    return text.OTHER_DATA.format(info=info, homepage=f" ({info.homepage})" if info.homepage else "")
 
 
 def _classes(info: DatasetInfo, input_size: str) -> str:
     row = [", ".join(f"{v:g}" for v in values) for values in (info.mean, info.std)]
     labels = json.dumps(list(info.labels), ensure_ascii=False)  # as JSON, since names may hold anything
-    return _CLASSES.format(count=len(info.labels), labels=labels, input_size=input_size, mean=row[0], std=row[1])
+    return text.CLASSES.format(count=len(info.labels), labels=labels, input_size=input_size, mean=row[0], std=row[1])
 
 
 def _licences(known: bool, info: DatasetInfo | None) -> str:
@@ -372,8 +188,8 @@ def _licences(known: bool, info: DatasetInfo | None) -> str:
 
 def _pipeline(repo_id: str, channels: int) -> str:
     if channels == 1:
-        return _PIPELINE.format(branch=f", use the branch `{RGB}`", revision=f', revision="{RGB}"', repo_id=repo_id)
-    return _PIPELINE.format(branch="", revision="", repo_id=repo_id) if channels == 3 else ""
+        return text.PIPELINE.format(branch=f", use the branch `{RGB}`", revision=f', revision="{RGB}"', repo_id=repo_id)
+    return text.PIPELINE.format(branch="", revision="", repo_id=repo_id) if channels == 3 else ""
 
 
 def _header(name: str, metrics: dict[str, Any], info: DatasetInfo) -> str:
