@@ -18,6 +18,7 @@ from cnnzoo.models.convnext import ConvNeXtBlock
 from cnnzoo.recipes import get_recipe
 from cnnzoo.summary import layer_summary
 from cnnzoo.train._optimizer import make_optimizer
+from cnnzoo.train._parts import make_model
 
 # Name: input, parameters, {layer: shape}. "" is the whole model; a size alone is that of a flat layer.
 BOOK = {
@@ -250,7 +251,6 @@ def test_the_convnext_of_the_book_starts_as_its_shortcuts_and_drops_more_blocks_
     "name, kind, groups",
     [
         ("mobilenet_d2l", torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0)),
-        ("convnext_d2l", torch.optim.AdamW, dict(lr=2e-3, betas=(0.9, 0.999))),
         *(
             (name, torch.optim.SGD, dict(lr=lr, momentum=0.0, nesterov=False, weight_decay=0.0))
             for name, lr in dict(resnet18_d2l=0.01, densenet_d2l=0.01, googlenet_d2l=0.01, regnetx32_d2l=0.05).items()
@@ -264,6 +264,23 @@ def test_the_textbook_recipe_has_the_books_optimiser(name, kind, groups):
     assert type(optimizer) is kind
     for group in optimizer.param_groups:
         assert {field: group[field] for field in groups} == groups
+
+
+def test_the_books_convnext_is_trained_by_the_recipe_that_the_book_calls_modern(tiny_split):
+    recipe = get_recipe("textbook", "convnext_d2l")
+    assert (recipe.epochs, recipe.batch_size, recipe.image_size) == (30, 128, 96)
+    assert (recipe.sched, recipe.warmup_epochs, recipe.label_smoothing, recipe.mixup) == ("cosine", 3, 0.1, 0.2)
+    model = make_model(recipe, tiny_split)
+    assert model.drop_path_rate == 0 and not [m for m in model.modules() if getattr(m, "drop_prob", 0)]
+    optimizer = make_optimizer(recipe, model)
+    assert type(optimizer) is torch.optim.AdamW
+    assert {(g["lr"], g["betas"]) for g in optimizer.param_groups} == {(2e-3, (0.9, 0.999))}
+    assert max(g["weight_decay"] for g in optimizer.param_groups) == 0.05
+
+
+@pytest.mark.parametrize("name", cnnzoo.list_models("*_d2l"))
+def test_the_textbook_recipe_has_the_dropout_of_the_books_network(name):
+    assert get_recipe("textbook", name).drop_rate == timm.create_model(name, device="meta").drop_rate
 
 
 # -- the textbook's lines -------------------------------------------------------------------------------------------------

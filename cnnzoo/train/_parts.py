@@ -17,7 +17,7 @@ from .. import data, models, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..inference import fast_copy
-from ..recipes import Recipe
+from ..recipes import TIMM, Recipe
 from ..resolve import read_run, resolve
 from ._precision import fast_bf16
 
@@ -67,6 +67,12 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
         )
 
 
+def _is_timms(model: str) -> bool:
+    """Whether a model is of timm's own, or a run's that trained one."""
+    source = resolve(model)
+    return source.kind == "timm" or (source.kind == "run" and read_run(source.name).arch.startswith(TIMM))
+
+
 def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Module:
     """The model with the data set's channels and classes, started and frozen as the recipe says.
 
@@ -81,7 +87,8 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
             in_chans=info.image_size[0],
             num_classes=len(info.labels),
             drop_rate=recipe.drop_rate,
-            drop_path_rate=recipe.drop_path_rate or None,
+            # A 0 must reach the zoo's models, of which one drops paths if not told otherwise; not all of timm's know it.
+            drop_path_rate=recipe.drop_path_rate or (None if _is_timms(recipe.model) else 0.0),
         )
     except TypeError as e:  # a model of timm's own need not have them
         drops = f"drop_rate={recipe.drop_rate} and drop_path_rate={recipe.drop_path_rate}"
