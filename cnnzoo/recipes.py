@@ -314,7 +314,7 @@ _BOOKS_OWN = dict(  # chapters 8.1 to 8.8, and the next edition's for the last t
         warmup_epochs=3.0,
         label_smoothing=0.1,
         mixup=0.2,
-    ),  # fmt: skip
+    ),
 )
 
 
