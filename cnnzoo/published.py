@@ -76,6 +76,6 @@ TEXTBOOK: dict[str, tuple[str, str | None]] = {
     "resnext18_d2l": ("8.6 ResNeXt", None),
     "densenet_d2l": ("8.7 DenseNet", "88.5"),
     "regnetx32_d2l": ("8.8 RegNet", None),
-    "mobilenet_d2l": ("next edition, MobileNet", "about 91"),
+    "mobilenet_d2l": ("next edition, MobileNet", "91.8"),
     "convnext_d2l": ("next edition, ConvNeXt", "about 92"),
 }

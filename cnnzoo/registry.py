@@ -149,7 +149,7 @@ def _overlay(info: DatasetInfo, weights: Path | None) -> dict[str, Any]:
 def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
     """The model of a finished run, with all that the run knows of its data."""
     info, classes = run.info, len(run.info.labels)
-    name, theirs = run.arch.removeprefix(TIMM), run.arch.startswith(TIMM)
+    name, theirs = run.arch.removeprefix(TIMM), run.is_timms
     if pretrained:
         if (found := checkpoints.sha256(run.weights)) != run.metrics["sha256"]:
             raise CheckpointError(

@@ -67,6 +67,11 @@ class Run:
     info: DatasetInfo
 
     @property
+    def is_timms(self) -> bool:
+        """Whether its model is one of timm's own."""
+        return self.arch.startswith(TIMM)
+
+    @property
     def weights(self) -> Path:
         """The file of weights."""
         return self.folder / checkpoints.WEIGHTS

@@ -8,7 +8,7 @@ from torch import nn
 
 from .. import checkpoints, storage
 from ..errors import CheckpointError
-from ..recipes import TIMM, completed
+from ..recipes import completed
 from ..resolve import Run, read_run, resolve, resume_command
 
 
@@ -22,7 +22,7 @@ def read_finished(given: Path, split: str) -> Run:
     if source.kind != "run":
         raise CheckpointError(f"{given} is a checkpoint folder; a run folder is needed. Name one that cnnzoo train made.")
     run = read_run(source.name)
-    if run.arch.startswith(TIMM):
+    if run.is_timms:
         raise CheckpointError(
             f"{given} is a run of {run.arch}; checkpoint folders are of models of the zoo. Use the run folder itself, which "
             "cnnzoo predict, eval, export and app take."

@@ -17,7 +17,7 @@ from .. import data, models, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
 from ..inference import fast_copy
-from ..recipes import TIMM, Recipe
+from ..recipes import Recipe
 from ..resolve import read_run, resolve
 from ._precision import fast_bf16
 
@@ -70,7 +70,7 @@ def check_batch(recipe: Recipe, images: int, processes: int) -> None:
 def _is_timms(model: str) -> bool:
     """Whether a model is of timm's own, or a run's that trained one."""
     source = resolve(model)
-    return source.kind == "timm" or (source.kind == "run" and read_run(source.name).arch.startswith(TIMM))
+    return source.kind == "timm" or (source.kind == "run" and read_run(source.name).is_timms)
 
 
 def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Module:
