@@ -303,7 +303,7 @@ _BOOKS_OWN = dict(  # chapters 8.1 to 8.8, and the next edition's for the last t
     resnext18_d2l=dict(lr=0.01),  # the book has no training of it; ResNet-18's
     densenet_d2l=dict(lr=0.01),
     regnetx32_d2l=dict(lr=0.05),
-    mobilenet_d2l=dict(opt="momentum", momentum=0.9),  # timm's "sgd" would add Nesterov's correction
+    mobilenet_d2l=dict(opt="momentum", lr=0.05, momentum=0.9),  # timm's "sgd" would add Nesterov's correction
     convnext_d2l=dict(
         opt="adamw",
         lr=2e-3,

@@ -68,10 +68,6 @@ NOTES = {
 Why so low: this is the textbook's LeNet, trained as in the textbook for 10 epochs. Its sigmoids pass on only small
 gradients, so it stays near chance for the first epochs and is far from finished after 10. The same network with ReLU and max
 pooling, `lenet_relu_d2l.textbook_fashion_mnist`, or with a modern recipe, `lenet_d2l.fashion_mnist`, is much better.""",
-    "mobilenet_d2l.textbook_fashion_mnist": """
-
-The learning rate was 0.1, which the textbook's network has by default. The training whose accuracy the textbook prints, a
-mean of three runs, has 0.05.""",
 }
 
 NEIGHBOURS = """
