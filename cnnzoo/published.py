@@ -62,20 +62,34 @@ PUBLISHED = (
     Published("DenseNet-BC, k = 12, depth 100", 768_000, 95.36, LEAKY, f"{_ERASING}, issue 10"),
 )
 
-# The textbook's networks: section, and the percent of the test images that its page (zh.d2l.ai, PyTorch) prints after the
-# book's own training (10 epochs without augmentation, 30 for ConvNeXt). None: no number was found.
-TEXTBOOK: dict[str, tuple[str, str | None]] = {
-    "convnet_max_d2l": ("7.5 Pooling", None),
-    "lenet_d2l": ("7.6 LeNet", "77.9"),
-    "lenet_relu_d2l": ("7.6 LeNet, exercise", None),
-    "alexnet_d2l": ("8.1 AlexNet", "87.8 to 88.5"),
-    "vgg11_thin_d2l": ("8.2 VGG", "92.0"),
-    "nin_d2l": ("8.3 NiN", None),
-    "googlenet_d2l": ("8.4 GoogLeNet", "88.6"),
-    "resnet18_d2l": ("8.6 ResNet", "89.3"),
-    "resnext18_d2l": ("8.6 ResNeXt", None),
-    "densenet_d2l": ("8.7 DenseNet", "88.5"),
-    "regnetx32_d2l": ("8.8 RegNet", None),
-    "mobilenet_d2l": ("next edition, MobileNet", "91.8"),
-    "convnext_d2l": ("next edition, ConvNeXt", "about 92"),
+
+class Section(NamedTuple):
+    """What *Dive into Deep Learning* prints for one of its networks.
+
+    Attributes:
+        place: Edition or number, and name of the section.
+        printed: Percent of the test images that the page prints (PyTorch) after the book's own training; None: not found.
+            The present English edition prints none, so these are the Chinese edition's, zh.d2l.ai, where it has the network.
+        training: What that training has otherwise than the recipe `textbook`, which is the English edition's.
+    """
+
+    place: str
+    printed: str | None = None
+    training: str = ""
+
+
+TEXTBOOK = {
+    "convnet_max_d2l": Section("7.5 Pooling"),
+    "lenet_d2l": Section("7.6 LeNet", "77.9", "learning rate 0.9, batch size 256"),
+    "lenet_relu_d2l": Section("7.6 LeNet, exercise"),
+    "alexnet_d2l": Section("8.1 AlexNet", "87.8 to 88.5"),
+    "vgg11_thin_d2l": Section("8.2 VGG", "92.0", "learning rate 0.05"),
+    "nin_d2l": Section("8.3 NiN"),
+    "googlenet_d2l": Section("8.4 GoogLeNet", "88.6", "learning rate 0.1"),
+    "resnet18_d2l": Section("8.6 ResNet", "89.3", "learning rate 0.05, batch size 256"),
+    "resnext18_d2l": Section("8.6 ResNeXt"),
+    "densenet_d2l": Section("8.7 DenseNet", "88.5", "learning rate 0.1, batch size 256"),
+    "regnetx32_d2l": Section("8.8 RegNet"),
+    "mobilenet_d2l": Section("next edition, MobileNet", "91.8"),
+    "convnext_d2l": Section("next edition, ConvNeXt", "about 92"),
 }

@@ -278,8 +278,10 @@ def textbook(model: str) -> Recipe:
     """As *Dive into Deep Learning* trains: plain SGD, batch 128, 10 epochs, fp32, no augmentation, no decay, the images
     scaled to the size that the model is made for. The learning rate is 0.1, or what the book's section on the network has,
     and dropout is the network's own. `mobilenet_d2l` has momentum 0.9. `convnext_d2l` has what the book calls the modern
-    recipe: AdamW with warm-up and cosine decay, label smoothing and mixup for 30 epochs, without stochastic depth. Where the
-    book sets the learning rate once in each epoch, it is set before each update here.
+    recipe: AdamW with warm-up and cosine decay, label smoothing and mixup for 30 epochs, without stochastic depth.
+
+    These are the settings of the English edition, and of the next one. Two things differ: images are normalised with the
+    mean and std of the data set, and where the book sets the learning rate once in each epoch, it is set before each update.
 
     Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`. Expect 89.21 % of the test images (84.42
     with flip TTA, which it is not trained for) after 2 minutes on AMD EPYC, 1 thread.

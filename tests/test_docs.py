@@ -189,12 +189,12 @@ def book_table() -> str:
     """The textbook's networks: what the book prints, ours by its recipe, and the best of the family here."""
     found = {r["checkpoint"]: r for r in cnnzoo.results()}
     rows = []
-    for model, (section, top1) in published.TEXTBOOK.items():
+    for model, section in published.TEXTBOOK.items():
         ours = found.get(f"{model}.textbook_fashion_mnist")
         modern = [r for r in found.values() if r["family"] == family(model) and r["tag"] == "fashion_mnist"]
         best = max(modern, key=lambda r: r["top1_mean"], default=None)
         rows.append((
-            section, f"`{model}`", top1 or "not found",
+            section.place, f"`{model}`", f"{section.printed or 'not found'}{section.training and f' ({section.training})'}",
             f"{ours['top1']:.2f}" if ours else "too large" if model in checkpoints.TOO_LARGE else "no weights yet",
             f"`{best['model']}` {best['top1_mean']:.2f}" if best else "-",
         ))  # fmt: skip

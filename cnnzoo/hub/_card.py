@@ -111,7 +111,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
     start = ", from pretrained weights" if recipe.get("pretrained") else ""
     start += taught_by(m, quote="`")
     book = info.name in HUB_IDS and by_the_book(recipe)
-    printed = published.TEXTBOOK.get(m["model"], ("", None))[1] if book else None
+    section = published.TEXTBOOK.get(m["model"]) if book else None
     choices = text.BY_THE_BOOK if book else text.CHOICES if "holdout_top1" in m else text.NO_CHOICES
     return text.ACCURACY.format(
         m=m,
@@ -120,7 +120,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         mean=f"{m['top1_mean']:.2f}" if std is None else f"{m['top1_mean']:.2f} ± {std:.2f}",
         count=f"{n} run{'s' if n > 1 else ''}",
         holdout=text.HOLDOUT.format(m["holdout_top1"]) if "holdout_top1" in m else "",
-        book=text.BOOK.format(printed) if printed else "",
+        book=text.BOOK.format(_training_of(section), section.printed) if section and section.printed else "",
         trained=text.TRAINED.format(info=info, m=m, start=start),
         averaged=_averaged(recipe),
         choices=choices.format(info=info),
@@ -134,6 +134,10 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         if "confusion" in m
         else "",
     )
+
+
+def _training_of(section: published.Section) -> str:
+    return f"at {section.training}" if section.training else "in fp32"
 
 
 def uncertainty(top1: float, info: DatasetInfo) -> str:

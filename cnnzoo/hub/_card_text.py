@@ -116,7 +116,7 @@ right label (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are
 TRAINED = "Trained on all {info.num_train:,} training images for a fixed {m[epochs]} epochs{start}; these"
 
 HOLDOUT = "| top-1 accuracy of the run without the holdout, on the holdout | {:.2f} % |\n"
-BOOK = "| what the textbook prints, after its own training in fp32 | {} % |\n"
+BOOK = "| what the textbook prints, after its own training {} | {} % |\n"
 
 CHOICES = """\
 Choices were made on the last {info.holdout:,} training images, by runs that did not train on them; the published run read
@@ -127,8 +127,8 @@ The run read the test set ({info.num_test:,} images) after training. No run that
 is known, so choices may have been made on the test set."""
 
 BY_THE_BOOK = """\
-Network and recipe are the textbook's, so nothing was chosen; the run read the test set ({info.num_test:,} images) after
-training."""
+Network and recipe are the textbook's, English edition, but that images are normalised; so nothing was chosen. The run read
+the test set ({info.num_test:,} images) after training."""
 
 UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
 
