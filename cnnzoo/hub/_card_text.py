@@ -127,7 +127,7 @@ The run read the test set ({info.num_test:,} images) after training. No run that
 is known, so choices may have been made on the test set."""
 
 BY_THE_BOOK = """\
-Network and recipe are the textbook's, English edition, but that images are normalised; so nothing was chosen. The run read
+Network and recipe are the textbook's, except that images are normalised, so nothing was chosen. The run read
 the test set ({info.num_test:,} images) after training."""
 
 UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
