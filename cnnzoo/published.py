@@ -70,7 +70,7 @@ class Section(NamedTuple):
         place: Edition or number, and name of the section.
         printed: Percent of the test images that the page prints (PyTorch) after the book's own training; None: not found.
             The present English edition prints none, so these are the Chinese edition's, zh.d2l.ai, where it has the network.
-        training: What that training has otherwise than the recipe `textbook`, which is the English edition's.
+        training: What that training has otherwise than the recipe `textbook`, whose settings are the English edition's.
     """
 
     place: str
@@ -85,7 +85,7 @@ TEXTBOOK = {
     "alexnet_d2l": Section("8.1 AlexNet", "87.8 to 88.5"),
     "vgg11_thin_d2l": Section("8.2 VGG", "92.0", "learning rate 0.05"),
     "nin_d2l": Section("8.3 NiN"),
-    "googlenet_d2l": Section("8.4 GoogLeNet", "88.6", "learning rate 0.1"),
+    "googlenet_d2l": Section("8.4 GoogLeNet", "88.6"),
     "resnet18_d2l": Section("8.6 ResNet", "89.3", "learning rate 0.05, batch size 256"),
     "resnext18_d2l": Section("8.6 ResNeXt"),
     "densenet_d2l": Section("8.7 DenseNet", "88.5", "learning rate 0.1, batch size 256"),

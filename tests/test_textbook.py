@@ -253,7 +253,7 @@ def test_the_convnext_of_the_book_starts_as_its_shortcuts_and_drops_more_blocks_
         ("mobilenet_d2l", torch.optim.SGD, dict(lr=0.05, momentum=0.9, nesterov=False, weight_decay=0.0)),
         *(
             (name, torch.optim.SGD, dict(lr=lr, momentum=0.0, nesterov=False, weight_decay=0.0))
-            for name, lr in dict(resnet18_d2l=0.01, densenet_d2l=0.01, googlenet_d2l=0.01, regnetx32_d2l=0.05).items()
+            for name, lr in dict(resnet18_d2l=0.01, densenet_d2l=0.01, googlenet_d2l=0.1, regnetx32_d2l=0.05).items()
         ),
     ],
 )
