@@ -300,8 +300,8 @@ def test_features_only_loads_the_weights():
     torch.testing.assert_close(backbone(x)[0], whole.forward_features(x))
 
 
-def test_all_bundled_weights_stay_within_forty_megabytes():
-    assert sum((checkpoints.folder(n) / checkpoints.WEIGHTS).stat().st_size for n in NAMES) < 40e6
+def test_all_bundled_weights_stay_within_sixty_megabytes():
+    assert sum((checkpoints.folder(n) / checkpoints.WEIGHTS).stat().st_size for n in NAMES) < 60e6
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".textbook_fashion_mnist")])
