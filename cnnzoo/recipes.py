@@ -282,7 +282,7 @@ def textbook(model: str) -> Recipe:
 
     These are the settings of the English edition, and of the next one. Three things differ: images are normalised with the
     mean and std of the data set; where the book sets the learning rate once in each epoch, it is set before each update; and
-    `googlenet_d2l` has the Chinese edition's learning rate, 0.1, which gives the accuracy that the book prints.
+    `googlenet_d2l` has the Chinese edition's learning rate, 0.1, from which the accuracy comes that the book prints.
 
     Command: `cnnzoo train lenet_relu_d2l --recipe textbook --out runs/textbook`. Expect 89.21 % of the test images (84.42
     with flip TTA, which it is not trained for) after 2 minutes on AMD EPYC, 1 thread.

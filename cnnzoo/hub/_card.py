@@ -123,7 +123,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         book=text.BOOK.format(_training_of(section), section.printed) if section and section.printed else "",
         trained=text.TRAINED.format(info=info, m=m, start=start),
         averaged=_averaged(recipe),
-        choices=choices.format(info=info),
+        choices=choices.format(info=info, choice=(section and section.choice) or text.NO_CHOICE),
         uncertainty=uncertainty(m["top1"], info),
         minutes=_minutes(m["minutes"]),
         calibrated=text.CALIBRATED.format(m=m) if "ece_calibrated" in m else text.NOT_CALIBRATED,

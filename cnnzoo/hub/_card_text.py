@@ -68,10 +68,6 @@ NOTES = {
 Why so low: this is the textbook's LeNet, trained as in the textbook for 10 epochs. Its sigmoids pass on only small
 gradients, so it stays near chance for the first epochs and is far from finished after 10. The same network with ReLU and max
 pooling, `lenet_relu_d2l.textbook_fashion_mnist`, or with a modern recipe, `lenet_d2l.fashion_mnist`, is much better.""",
-    "googlenet_d2l.textbook_fashion_mnist": """
-
-One thing was chosen after all, between the editions of the textbook: the learning rate is the Chinese edition's, 0.1.
-At the English edition's 0.01, the same training reached 83.63 % of the test images.""",
 }
 
 NEIGHBOURS = """
@@ -131,8 +127,10 @@ The run read the test set ({info.num_test:,} images) after training. No run that
 is known, so choices may have been made on the test set."""
 
 BY_THE_BOOK = """\
-Network and recipe are the textbook's, except that images are normalised, so nothing was chosen. The run read
-the test set ({info.num_test:,} images) after training."""
+Network and recipe are the textbook's, except that images are normalised.
+{choice}
+The run read the test set ({info.num_test:,} images) after training."""
+NO_CHOICE = "Nothing was chosen."
 
 UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."
 
