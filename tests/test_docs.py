@@ -99,8 +99,7 @@ RECOMMENDED = {
     "lenet_small.fashion_mnist": "the fastest above 94 %",
     "mobilenet_tiny.fashion_mnist": "the best below 100,000 parameters",
     "resnet_small.fashion_mnist": "the architecture that most tools know",
-    "resnext_small.fashion_mnist": "the default of the commands: fast for its accuracy",
-    "mobilenet_small.fashion_mnist": "the best below 300,000 parameters",
+    "resnext_small.fashion_mnist": "the best below 300,000 parameters",
     "repvgg_base.fashion_mnist": "the most accurate",
 }
 
