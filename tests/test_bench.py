@@ -17,6 +17,7 @@ from cnnzoo import bench, canvas, checkpoints, data, datasets, exporting
 from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
+from cnnzoo.metrics import taught_by
 from cnnzoo.recipes import Recipe, get_recipe
 from cnnzoo.resnet8 import ResNet8
 
@@ -31,6 +32,7 @@ def few(tiny_split, monkeypatch):
 FLAGSHIP = checkpoints.metrics("resnext_small.fashion_mnist")
 TOP1 = f"{FLAGSHIP['top1']:.2f}"  # of its card, whatever was timed
 LENGTH = f"{FLAGSHIP['epochs']} epochs, {FLAGSHIP['minutes']:.0f} min, {FLAGSHIP['hardware'].rpartition(', ')[2]}"
+LENGTH += taught_by(FLAGSHIP)
 
 
 @pytest.fixture
