@@ -40,7 +40,7 @@ def test_the_headline_checkpoints_are_there():
 
 
 def test_the_headline_model_reaches_its_bar():
-    assert checkpoints.metrics("resnext_small.fashion_mnist")["top1"] >= 94.5
+    assert checkpoints.metrics("resnext_small.fashion_mnist")["top1"] >= 95.4
 
 
 @pytest.mark.parametrize("name", each(NAMES))
