@@ -16,7 +16,7 @@ import test_hub_faults
 import test_hub_strangers
 import test_system
 import test_weights_gate
-from helpers import HUB_NAME
+from helpers import HUB_NAME, hub_only
 from loopback_hub import YOU
 
 import cnnzoo
@@ -267,9 +267,13 @@ def test_readme_and_cards_say_alike_which_differences_mean_something():
         assert said in " ".join(text.read_text(encoding="utf-8").split()), text
 
 
-def test_the_size_of_all_weights_is_as_the_readme_says():
-    size = sum((checkpoints.folder(r["checkpoint"]) / checkpoints.WEIGHTS).stat().st_size for r in cnnzoo.results())
-    assert f"in the installation, {size / 1e6:.0f} MB together" in README.read_text(encoding="utf-8")
+def test_the_readme_says_how_large_the_weights_in_the_wheel_are_and_which_are_on_the_hub_only():
+    sizes = {name: (checkpoints.folder(name) / checkpoints.WEIGHTS).stat().st_size / 1e6 for name in checkpoints.names()}
+    said = " ".join(README.read_text(encoding="utf-8").split())
+    in_wheel = sum(size for name, size in sizes.items() if name not in hub_only())
+    assert f"in the installation, {in_wheel:.0f} MB together" in said
+    assert set(re.findall(r"`([\w.]+)` \(\d+ MB\)", said)) == hub_only()
+    assert all(f"`{name}` ({sizes[name]:.0f} MB)" in said for name in hub_only())
 
 
 def test_what_is_recommended_is_the_best_at_it():
