@@ -316,6 +316,7 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     from .client import Repository, within
+    from .recipes import training_command
 
     repo = Repository(f"{HUB_ORG}/{name}")
     held = try_to_load_from_cache(repo.repo_id, WEIGHTS, cache_dir=cache_dir)
@@ -334,5 +335,6 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
     except HubError as e:
         raise CheckpointError(
             f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor can they be had from "
-            f"the Hub: {e} Go online and try again, or put the file there yourself."
+            f"the Hub: {e} Go online and try again, put the file there yourself, or train the model: "
+            f"{training_command(name.partition('.')[0])}"
         ) from e

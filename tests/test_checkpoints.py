@@ -223,7 +223,7 @@ def test_without_file_and_network_the_advice_waits_for_less_than_five_seconds(ab
             close_session()
             request.getfixturevalue("no_network")
         waits.clear()
-        with pytest.raises(CheckpointError, match="neither in this installation.*Go online.*put the file there"):
+        with pytest.raises(CheckpointError, match="neither in this installation.*Go online.*cnnzoo train lenet_tiny --out"):
             create(cache)
         assert 0 < sum(waits) < 5, network
 
