@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (the environment comes first)
 
 import copy
+import math
 import os
 import runpy
 import socket
@@ -43,8 +44,11 @@ from hypothesis import HealthCheck, settings
 from loopback_hub import LoopbackHub
 from torch import nn
 
-from cnnzoo import data, datasets
+from cnnzoo import data, datasets, progress
 from cnnzoo.recipes import Recipe
+
+# On a slow machine too, what a command prints has no line of progress in between. test_progress.py says when one is due.
+progress._EVERY = math.inf
 
 # The same examples in every run: what fails once fails again.
 settings.register_profile(
