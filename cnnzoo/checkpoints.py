@@ -304,7 +304,7 @@ def fetch(place: str, files: Sequence[str], cache_dir: str | Path | None = None)
         held = [repo.ask(try_to_load_from_cache, repo_id, f, cache_dir=cache_dir, **which) for f in files]
         found = [path for path in held if isinstance(path, str)]
         if len(found) < len(files):
-            raise Unreachable(f"{e} The cache has no {place} either. The zoo's own models need no network.") from None
+            raise Unreachable(f"{e} The cache has no {place} either. Models in the installation need no network.") from None
     folders = {Path(path).parent for path in found}
     if len(folders) > 1:
         raise HubError(f"{place} was changed while it was fetched. Try again.")

@@ -9,6 +9,7 @@ import runpy
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
 
 # Before anything imports the Hub client, which reads these once. Nobody's token, cache or Hub takes part: the endpoint is a
 # port of this process, where nothing listens until a test starts the Hub of loopback_hub.py.
@@ -47,9 +48,6 @@ from torch import nn
 from cnnzoo import data, datasets, progress
 from cnnzoo.recipes import Recipe
 
-# On a slow machine too, what a command prints has no line of progress in between. test_progress.py says when one is due.
-progress._EVERY = math.inf
-
 # The same examples in every run: what fails once fails again.
 settings.register_profile(
     "cnnzoo", deadline=None, derandomize=True, max_examples=20, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -71,6 +69,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that no process works alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_lines_of_progress() -> Iterator[None]:
+    """On a slow machine too, what a command prints has no such line in between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "_EVERY", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session")

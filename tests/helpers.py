@@ -26,15 +26,6 @@ from cnnzoo.summary import Count, count
 # Sorted, so that test ids and their order are the same in every process.
 MODELS = sorted(cnnzoo.list_models())
 
-
-def hub_only() -> set[str]:
-    """The checkpoints whose weights pyproject.toml leaves out of the wheel, so that it stays small."""
-    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    left_out = project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
-    return {Path(path).parent.name for path in left_out if path.endswith("/model.safetensors")}
-
-
 # One of each kind. A test that says the same of every model runs on these by default, and on the others when asked for with
 # `-m slow`; golden.csv, the budgets and the names are checked for every model every time.
 REPRESENTATIVES = {
@@ -47,6 +38,14 @@ REPRESENTATIVES = {
     "repvgg_tiny",  # branches that are merged after training
     "convnext28_tiny",  # layer norm, and some of it in the head
 }
+
+
+def hub_only() -> set[str]:
+    """The checkpoints whose weights pyproject.toml leaves out of the wheel, so that it stays small."""
+    tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    left_out = project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    return {Path(path).parent.name for path in left_out if path.endswith("/model.safetensors")}
 
 
 def each(names: Iterable[str]) -> list:

@@ -14,6 +14,11 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_lines_of_progress():
+    """Here they are what is tested."""
+
+
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(module, "_EVERY", 0.0)
@@ -24,8 +29,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(impatient, capsys):
     assert capsys.readouterr().err == "reading: 0 of 3\nreading: 1 of 3\nreading: 2 of 3\n"
 
 
-def test_what_is_done_soon_says_nothing_without_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(module, "_EVERY", 15.0)
+def test_what_is_done_soon_says_nothing_without_a_terminal(capsys):
     assert list(progress(iter("abc"), "reading", total=3)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
 

@@ -171,7 +171,7 @@ def _resolve(repo: Repository, revision: str, cache_dir: str | Path | None) -> _
     except Unreachable as e:
         if (path := held[0]) is None:
             raise Unreachable(
-                f"{e} The cache has no {repo.repo_id} at {revision} either. The zoo's own models need no network: "
+                f"{e} The cache has no {repo.repo_id} at {revision} either. Models in the installation need no network: "
                 "cnnzoo.list_pretrained()."
             ) from None
         _log.warning("The Hub does not answer; %s comes from the cache, commit %s.", repo.repo_id, path.parent.name)
