@@ -212,9 +212,10 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
 
     Returns:
         A dictionary that JSON can hold. Its `checkpoints` have by tag the percent of the test images that the weights that
-        ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`. Those of
-        a folder are its own, by the name of its data; there are none where nothing was measured on a test set. For a name
-        that has no weights, `training_command` says how to train it; otherwise it is None.
+        ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`; and
+        `bundled`, whether these weights are on this machine already. The zoo's others are on the Hub only. Those of a folder
+        are its own, by the name of its data; there are none where nothing was measured on a test set. For a name that has
+        no weights, `training_command` says how to train it; otherwise it is None.
 
     Raises:
         UnknownNameError, CheckpointError: As `create_model`.
@@ -225,9 +226,10 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
     labels = cfg.get("label_names")
     size = summary.count(model, cfg["input_size"])
     if source.kind == "name":
-        measured = {tag: checkpoints.metrics(f"{arch}.{tag}") for tag in checkpoints.pretrained_cfgs(arch)}
+        tags = checkpoints.pretrained_cfgs(arch)
+        measured = {tag: (checkpoints.metrics(f"{arch}.{tag}"), checkpoints.folder(f"{arch}.{tag}")) for tag in tags}
     else:
-        measured = _measured(source.folder, cfg.get("tag") or "")
+        measured = {tag: (found, source.folder) for tag, found in _measured(source.folder, cfg.get("tag") or "").items()}
     return dict(
         name=arch,
         family=type(model).__name__,
@@ -237,7 +239,7 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
         num_classes=cfg["num_classes"],
         labels=None if labels is None else list(labels),
         features=[dict(channels=f["num_chs"], reduction=f["reduction"]) for f in getattr(model, "feature_info", ())],
-        checkpoints={tag: _accuracy(found) for tag, found in measured.items()},
+        checkpoints={tag: dict(_accuracy(found), bundled=_bundled(folder)) for tag, (found, folder) in measured.items()},
         training_command=training_command(arch) if source.kind == "name" and not measured else None,
         supports=_supports(model),
     )
@@ -247,6 +249,10 @@ def _accuracy(m: dict[str, Any]) -> dict[str, Any]:
     """Of the weights that ship, and over all seeds; a run is of one."""
     mean = m.get("top1_mean", m["top1"])
     return dict(top1=m["top1"], top1_mean=mean, top1_std=m.get("top1_std"), n=len(m.get("seeds", (0,))))
+
+
+def _bundled(folder: Path) -> bool:
+    return (folder / checkpoints.WEIGHTS).is_file()
 
 
 def _measured(folder: Path | None, tag: str) -> dict[str, dict[str, Any]]:
@@ -301,6 +307,6 @@ def _result(name: str) -> dict[str, Any]:
         images_per_s=round(images / (60 * m["minutes"])) if m["minutes"] else None,
         recipe=recipe,
         teachers=list(m.get("teachers", ())),
-        bundled=(checkpoints.folder(name) / checkpoints.WEIGHTS).is_file(),
+        bundled=_bundled(checkpoints.folder(name)),
         **{k: m[k] for k in ("command", "torch", "timm", "data_md5", "sha256")},
     )

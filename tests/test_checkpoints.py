@@ -314,13 +314,16 @@ def test_the_cards_of_the_textbooks_networks_have_the_textbooks_accuracy_beside_
     assert [line for line in text.splitlines() if "the textbook prints" in line] == [row] * bool(section.printed)
 
 
-def test_the_listing_says_which_checkpoints_are_on_the_hub_only(copied):
+def test_listing_and_info_say_which_checkpoints_are_on_the_hub_only(copied):
     names = ["lenet_tiny.fashion_mnist", "vgg_tiny.fashion_mnist"]
     assert "Hub only" not in CliRunner().invoke(main, ["list", "--pretrained", "*_tiny"]).output
     (copied / names[0] / checkpoints.WEIGHTS).unlink()
     listing = CliRunner().invoke(main, ["list", "--pretrained", "*_tiny"]).output
     assert listing.splitlines()[-1].startswith("On the Hub only") and listing.splitlines()[-1].endswith(names[0])
     assert {r["checkpoint"]: r["bundled"] for r in cnnzoo.results(names)} == {names[0]: False, names[1]: True}
+    said = {name: CliRunner().invoke(main, ["info", name.partition(".")[0]]).output for name in names}
+    assert "%, on the Hub only\n" in said[names[0]] and "Hub" not in said[names[1]]
+    assert [cnnzoo.info(n)["checkpoints"]["fashion_mnist"]["bundled"] for n in ("lenet_tiny", "vgg_tiny")] == [False, True]
 
 
 def test_a_new_folder_is_a_new_checkpoint_without_any_edit(tmp_path):

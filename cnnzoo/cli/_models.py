@@ -131,7 +131,10 @@ def info(model: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     levels = "  ".join(f"{f['channels']} at 1/{f['reduction']}" for f in facts["features"])
-    trained = "; ".join(f"{tag}, test top-1 {accuracy(found)}" for tag, found in facts["checkpoints"].items())
+    trained = "; ".join(
+        f"{tag}, test top-1 {accuracy(found)}" + (", on the Hub only" if not found["bundled"] else "")
+        for tag, found in facts["checkpoints"].items()
+    )
     names = f": {', '.join(facts['labels'])}" if facts["labels"] else ""
     shown = [
         ("model", f"{facts['name']} ({facts['family']})"),
