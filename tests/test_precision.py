@@ -59,6 +59,36 @@ def test_all_others_are_in_bf16_at_every_size_of_the_recipes(name):
         assert set(dtypes_of(model, torch.ones(2, 1, side, side))) == {torch.bfloat16}
 
 
+def signs(*shape):
+    """Numbers whose sums have no error, also in bfloat16, up to 256."""
+    return torch.randint(-1, 2, shape).float()
+
+
+@st.composite
+def large_depthwise_convolutions(draw):
+    """A depthwise convolution of the kind that has a gradient of its own, and images that it can take."""
+    kernel, pads, size = (draw(st.tuples(*[st.integers(*ends)] * 2)) for ends in ((4, 7), (0, 4), (1, 9)))
+    size = [max(s, k - 2 * p) for s, k, p in zip(size, kernel, pads, strict=True)]
+    chs = draw(st.integers(2, 5))
+    conv = nn.Conv2d(chs, chs, kernel, padding=pads, groups=chs, bias=draw(st.booleans()))
+    conv.load_state_dict({name: signs(*value.shape) for name, value in conv.state_dict().items()})
+    return conv, signs(draw(st.integers(1, 2)), chs, *size).requires_grad_()
+
+
+@given(large_depthwise_convolutions())
+def test_large_depthwise_kernels_stay_in_bf16_and_have_the_gradients_of_fp32(drawn):
+    conv, images = drawn
+    wanted = [images, *conv.parameters()]
+    exact = conv(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MixedPrecision(conv)(images)
+    assert "Depthwise" in found.grad_fn.name() and found.dtype == torch.bfloat16 and torch.equal(found.float(), exact)
+    grad = signs(*exact.shape)
+    theirs, own = torch.autograd.grad(exact, wanted, grad), torch.autograd.grad(found, wanted, grad.bfloat16())
+    for one, other in zip(own, theirs, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
 def test_gradients_do_not_depend_on_what_the_memory_held_before():
     # A CPU without instructions for bf16 has other kernels; there this holds in any case.
     torch.manual_seed(0)

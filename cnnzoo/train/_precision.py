@@ -8,6 +8,8 @@ from accelerate.utils import is_bf16_available
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ._depthwise import depthwise, slow_gradient
+
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
@@ -27,19 +29,23 @@ class MixedPrecision(nn.Sequential):
       is left unwritten. It is what the memory held before, now and then NaN, where 0 is right.
     - Depthwise convolutions with a stride have no kernel of their own for the gradient of their input. It takes more than a
       hundred times as long as in fp32, and most of a MobileNet's step.
+
+    Those with large depthwise kernels stay in bfloat16, but have a gradient of their own (see `_depthwise`).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (B, num_classes), of images, (B, C, H, W)."""
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        with _SomeInFullPrecision():
+        with _BetterConvolutions():
             return super().forward(x)
 
 
-class _SomeInFullPrecision(TorchFunctionMode):
+class _BetterConvolutions(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.conv2d and slow_gradient(*args, **kwargs):
+            return depthwise(*args, **kwargs)
         if func in _CONVOLUTIONS and _bad_in_bf16(*args, **kwargs):
             with torch.autocast("cpu", enabled=False):
                 args = [x.float() if isinstance(x, Tensor) else x for x in args]
