@@ -65,8 +65,9 @@ def _frontiers(axes: Any, rows: list[dict[str, Any]], others: tuple[published.Pu
     sized = [[p for p in ours if p[2].endswith(f"_{size}")] for size in _SIZES]
     named = [max(points, key=lambda p: p[1]) for points in sized if points]  # of each budget the best
     for i, (x, y, name) in enumerate(named):
-        # Left of the line where nothing is; else on the right below it, the last nearer, since others' results lie there.
-        offset, side = ((-6, -3), "right") if i == 0 else ((7, -10 if i == len(named) - 1 else -15), "left")
+        # Left of the line where nothing is; else below it, between the models of this size and those of the next. The last
+        # is nearer, since others' results lie there.
+        offset, side = ((-6, -3), "right") if i == 0 else ((7, -10) if i == len(named) - 1 else (-18, -22), "left")
         _label(axes, x, y, name, BLUE, offset, side)
     axes.set(xscale="log", xlabel="parameters", ylabel="top-1, % (spaced by the logarithm of the error)")
     axes.set_yscale("function", functions=(lambda a: -np.log(np.maximum(100 - a, 0.1)), lambda v: 100 - np.exp(-v)))
