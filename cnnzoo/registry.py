@@ -213,9 +213,9 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
     Returns:
         A dictionary that JSON can hold. Its `checkpoints` have by tag the percent of the test images that the weights that
         ship get right, `top1`, and over the `n` seeds the mean and standard deviation, `top1_mean` and `top1_std`; and
-        `bundled`, whether these weights are on this machine already. The zoo's others are on the Hub only. Those of a folder
-        are its own, by the name of its data; there are none where nothing was measured on a test set. For a name that has
-        no weights, `training_command` says how to train it; otherwise it is None.
+        `bundled`, whether these weights are in this installation; the others are on the Hub only. Those of a folder are its
+        own, by the name of its data; there are none where nothing was measured on a test set. For a name that has no
+        weights, `training_command` says how to train it; otherwise it is None.
 
     Raises:
         UnknownNameError, CheckpointError: As `create_model`.
