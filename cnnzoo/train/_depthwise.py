@@ -1,5 +1,6 @@
 """Depthwise convolutions in bfloat16 on a CPU, with a gradient of the kernels that does not take most of the step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ def slow_gradient(input, weight, bias=None, stride=1, padding=0, dilation=1, gro
 
     oneDNN 3.12, in torch 2.14, takes about ten times as long for the gradient of a 7x7 kernel as for the convolution.
     """
-    plain = all(_pair(v) == (1, 1) for v in (stride, dilation)) and not isinstance(padding, str)
+    plain = all(tuple(each(v, 2)) == (1, 1) for v in (stride, dilation)) and not isinstance(padding, str)
     depthwise = weight.dim() == 4 and input.dim() == 4 and weight.shape[1] == 1 and groups == weight.shape[0] > 1
     return plain and depthwise and min(weight.shape[2:]) >= _LEAST
 
@@ -22,12 +23,12 @@ def slow_gradient(input, weight, bias=None, stride=1, padding=0, dilation=1, gro
 def depthwise(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
     """What `torch.conv2d` gives in bfloat16, with the same gradients, where `slow_gradient` is true."""
     bias = None if bias is None else bias.bfloat16()
-    return _Depthwise.apply(input.bfloat16(), weight.bfloat16(), bias, _pair(padding))
+    return _Depthwise.apply(input.bfloat16(), weight.bfloat16(), bias, each(padding, 2))
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pads: tuple[int, int]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pads: Sequence[int]) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.pads = pads
         return torch.conv2d(x, weight, bias, padding=pads, groups=len(weight))
@@ -41,13 +42,13 @@ class _Depthwise(torch.autograd.Function):
             # The bias is left out, since oneDNN would compute the kernels' gradient along with its own.
             of_x = torch.ops.aten.convolution_backward(grad, x, weight, None, *how, (True, False, False))[0]
         if ctx.needs_input_grad[1]:
-            of_weight = kernel_gradient(x, grad, ctx.pads, tuple(weight.shape[2:])).to(weight)
+            of_weight = kernel_gradient(x, grad, ctx.pads, weight.shape[2:]).to(weight)
         if ctx.needs_input_grad[2]:
             of_bias = grad.sum((0, 2, 3))
         return of_x, of_weight, of_bias, None
 
 
-def kernel_gradient(x: Tensor, grad: Tensor, pads: tuple[int, int], kernel: tuple[int, int]) -> Tensor:
+def kernel_gradient(x: Tensor, grad: Tensor, pads: Sequence[int], kernel: Sequence[int]) -> Tensor:
     """The gradient of the kernels of a depthwise convolution with stride 1, as matrix products.
 
     An entry's gradient is the sum over all positions of what the entry saw there, times the position's gradient. For one
@@ -78,7 +79,7 @@ def kernel_gradient(x: Tensor, grad: Tensor, pads: tuple[int, int], kernel: tupl
     return diagonals.sum(3, dtype=torch.float32)[:, None]
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    """Height and width, as torch reads `value`."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return (values[0], values[-1])
+def each(value: int | Sequence[int], dims: int) -> Sequence[int]:
+    """A number for each dimension, as torch reads `value`."""
+    values = [value] if isinstance(value, int) else value
+    return [values[0]] * dims if len(values) == 1 else values

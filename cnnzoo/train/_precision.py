@@ -8,7 +8,7 @@ from accelerate.utils import is_bf16_available
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ._depthwise import depthwise, slow_gradient
+from ._depthwise import depthwise, each, slow_gradient
 
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
@@ -55,21 +55,15 @@ class _BetterConvolutions(TorchFunctionMode):
 
 def _bad_in_bf16(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> bool:
     """The parameters are those of `torch.conv2d`, by its names."""
-    strides, dilations = (_each(x, weight.dim() - 2) for x in (stride, dilation))
+    strides, dilations = (each(x, weight.dim() - 2) for x in (stride, dilation))
     if weight.shape[1] == 1 and groups > 1 and any(s > 1 for s in strides):
         return True
     if padding == "same":
         pads = [d * (k - 1) // 2 for d, k in zip(dilations, weight.shape[2:], strict=True)]
     else:
-        pads = _each(0 if padding == "valid" else padding, weight.dim() - 2)
+        pads = each(0 if padding == "valid" else padding, weight.dim() - 2)
     ends = [p if padding != "same" else d * (k - 1) - p for p, d, k in zip(pads, dilations, weight.shape[2:], strict=True)]
     return any(map(_has_idle_entry, input.shape[2:], weight.shape[2:], strides, pads, ends, dilations))
-
-
-def _each(value: int | Sequence[int], dims: int) -> Sequence[int]:
-    """A number for each dimension, as torch reads `value`."""
-    values = [value] if isinstance(value, int) else value
-    return [values[0]] * dims if len(values) == 1 else values
 
 
 def _has_idle_entry(size: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> bool:
