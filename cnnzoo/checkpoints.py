@@ -8,7 +8,7 @@ of a cfg are, and refuses weights whose sha256 is not the one in the folder's `m
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from .errors import CheckpointError, HubError, shown_path
 from .files import open_file, parse_json, read_bytes
 
 HUB_ORG = "cnnzoo"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 
 # The textbook's networks of 43 to 129 million parameters. A package cannot hold their weights.
 TOO_LARGE = ("alexnet_d2l", "vgg11_d2l", "vgg11_thin_d2l")
 
 _PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
-_DEADLINE = 600.0  # seconds for a download
+DEADLINE = 600.0  # seconds for a download
 
 # What a Hub repository's pretrained_cfg may set. The rest (file, url, custom_load, ...) decides where weights come from
 # and how they are read, and is ours to say.
@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict:
 
 def metrics(name: str) -> dict:
     """The measured numbers of a checkpoint: accuracy, parameters, protocol, sha256 of the weights."""
-    return read_json(folder(name) / "metrics.json")
+    return read_json(folder(name) / METRICS)
 
 
 def pretrained_cfgs(arch: str) -> dict[str, dict]:
@@ -154,7 +154,8 @@ def verify(path: Path, expected: str) -> None:
     if found != expected:
         raise CheckpointError(
             f"{path} is not the published file: its sha256 is {found}, expected {expected}. It is damaged or was "
-            "replaced; delete it and reinstall cnnzoo (or clear the Hub cache) to get the published one."
+            "replaced. To get the right one, install cnnzoo again, delete the file if it is in the Hub's cache, or copy or "
+            "build its folder again."
         )
 
 
@@ -220,7 +221,7 @@ def check_weights(state: Mapping[str, Tensor], model: nn.Module, where: str) -> 
             raise _bad_weights(where, f"has {name} on the meta device", "numbers")
         if floats and not tensor.to(own.dtype).isfinite().all():
             raise _bad_weights(where, f"has numbers in {name} that are not finite", f"finite {own.dtype}")
-        if name.endswith("running_var") and (tensor < 0).any():
+        if name.endswith("running_var") and (tensor.to(own.dtype) < 0).any():
             raise _bad_weights(where, f"has numbers in {name} below 0", "variances of 0 or more")
 
 
@@ -270,47 +271,6 @@ def _no_temperature(given: Any) -> CheckpointError:
     )
 
 
-def fetch(place: str, files: Sequence[str], cache_dir: str | Path | None = None) -> Path:
-    """The folder of the Hub client's cache with files of a repository; without a network what it has.
-
-    Args:
-        place: `org/name`, or `org/name@revision`.
-        files: Their names.
-        cache_dir: The Hub client's cache, its default if None.
-
-    Raises:
-        HubError: The repository or one of the files cannot be had; no more than five seconds pass without a network.
-    """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    from .client import Repository, Unreachable, within
-
-    repo_id, _, revision = place.partition("@")
-    repo, which = Repository(repo_id), dict(revision=revision or "main")
-
-    def ask() -> set[str]:
-        info = repo.ask(repo.api.model_info, repo_id, attempts=3, timeout=_PATIENCE - 0.5, **which)
-        return {s.rfilename for s in info.siblings or ()}
-
-    def get() -> list[str]:
-        return [repo.ask(hf_hub_download, repo_id, f, cache_dir=cache_dir, attempts=3, **which) for f in files]
-
-    try:
-        there = within(_PATIENCE, f"Asking the Hub for {repo_id}", ask)  # the client alone tries for 20 s
-        if lacking := [f for f in files if f not in there]:
-            raise HubError(f"{place} has no {' and no '.join(lacking)}; pickles are not read. Choose another repository.")
-        found = within(_DEADLINE, f"Fetching {place}", get)
-    except Unreachable as e:
-        held = [repo.ask(try_to_load_from_cache, repo_id, f, cache_dir=cache_dir, **which) for f in files]
-        found = [path for path in held if isinstance(path, str)]
-        if len(found) < len(files):
-            raise Unreachable(f"{e} The cache has no {place} either. Models in the installation need no network.") from None
-    folders = {Path(path).parent for path in found}
-    if len(folders) > 1:
-        raise HubError(f"{place} was changed while it was fetched. Try again.")
-    return folders.pop()
-
-
 def _download(name: str, cache_dir: str | Path | None) -> Path:
     """The Hub's copy of a checkpoint's weights; one in the cache that is the published one needs no network."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -331,7 +291,7 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
 
     try:
         within(_PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
-        return Path(within(_DEADLINE, f"Fetching {repo.repo_id}", fetch))
+        return Path(within(DEADLINE, f"Fetching {repo.repo_id}", fetch))
     except HubError as e:
         raise CheckpointError(
             f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor can they be had from "

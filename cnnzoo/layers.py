@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import count, pairwise
 
 from timm.layers import BatchNormAct2d, ConvNormAct, DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
@@ -116,6 +116,7 @@ class Head(nn.Module):
         self.hidden = hidden
         self.hidden_layer = hidden_layer
         self.drop = nn.Dropout(drop_rate)
+        self._kept: tuple[int, nn.Sequential] | None = None  # the hidden layers, and how many features they take
         self.last_pool = "avg" if feature_size is None else "flatten"  # what a classifier gets after ""
         self._build(num_classes, pool_type, dict(device=device, dtype=dtype))
 
@@ -138,20 +139,24 @@ class Head(nn.Module):
         else:
             self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=pool_type != "")  # -> (B, C)
             width = self.in_features * self.global_pool.feat_mult()
-        layers: list[nn.Module] = []
+        self.pre_logits = nn.Sequential()
         if pool_type != "":
-            for outputs in self.hidden:
-                layers.append(self.hidden_layer(width, outputs, **dd))
-                width = outputs
-        self.pre_logits = nn.Sequential(*layers)
-        self.num_features = width
+            # Layers that were trained stay if they fit. They are in a tuple, which keeps them where there is no pooling.
+            if self._kept is None or self._kept[0] != width:
+                self._kept = (width, nn.Sequential(*self._hidden_layers(width, dd)).to(**dd))
+            self.pre_logits = self._kept[1].to(**dd)
+        self.num_features = self.hidden[-1] if self.hidden and pool_type != "" else width
         self.fc = self._classifier(num_classes, dd)
+
+    def _hidden_layers(self, width: int, dd: dict) -> list[nn.Module]:
+        widths = (width, *self.hidden)
+        return [self.hidden_layer(*pair, **dd) for pair in pairwise(widths)]
 
     def _classifier(self, num_classes: int, dd: dict) -> nn.Module:
         return nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, pool_type: str | None = None, *, device=None, dtype=None) -> None:
-        """Replaces the classifier; another `pool_type` also rebuilds the pooling and the hidden layers.
+        """Replaces the classifier; another `pool_type` also the pooling, and hidden layers that do not fit it.
 
         With None the pooling stays, or, where there is none and a classifier needs it, comes back.
         """

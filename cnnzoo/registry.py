@@ -13,6 +13,7 @@ from . import checkpoints, configs, models, resnet8 as resnet8, summary
 from .datasets import FASHION_MNIST, DatasetInfo, get_dataset_info
 from .errors import CheckpointError, CnnzooError, on_one_line, unknown
 from .files import read_bytes
+from .metrics import check_metrics
 from .recipes import TIMM, training_command
 from .resolve import Run, Source, name_of, read_run, resolve
 
@@ -175,26 +176,16 @@ def _from_run(run: Run, pretrained: bool, **kwargs: Any) -> nn.Module:
 def _from_elsewhere(source: Source, pretrained: bool, **kwargs: Any) -> nn.Module:
     """A model whose config and weights are a Hub repository's or a checkpoint folder's.
 
-    Both are read as a stranger's before timm sees them.
+    Both are read as a stranger's before timm sees them, and the weights are held against the hash that is known of them.
     """
-    place, needed = source.name, [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * pretrained
-    folder = checkpoints.fetch(place, needed, kwargs.get("cache_dir")) if source.kind == "hub" else Path(place)
-    try:
-        contents = [read_bytes(folder / file) for file in needed]
-    except OSError as e:
-        raise CheckpointError(
-            f"{place} has no {' and '.join(needed)} that can be read ({e.strerror}); pickles are not. Name a folder that "
-            "has both, such as cnnzoo build makes."
-        ) from e
-    config = configs.read_config(contents[0], f"{place}/{checkpoints.CONFIG}")
-    network = configs.empty_model(config, place)
-    if pretrained:
-        checkpoints.read_weights(contents[1], network, f"{place}/{checkpoints.WEIGHTS}")
+    place = source.name
+    if source.kind == "hub":
+        folder = _fetched(place, pretrained, kwargs.get("cache_dir"))
+    else:
+        folder = Path(place)
+        _check_folder(folder, pretrained)
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
-        if pretrained and source == "hf-hub":
-            model.base_model = place.partition("@")[0]
-        return model
     except CnnzooError:
         raise
     except (OSError, KeyError, ValueError, RuntimeError) as e:
@@ -202,6 +193,44 @@ def _from_elsewhere(source: Source, pretrained: bool, **kwargs: Any) -> nn.Modul
         raise CheckpointError(
             f"{place} cannot be built with these arguments ({reason}). Leave out those that it does not have."
         ) from e
+    if pretrained and source.kind == "hub":
+        model.base_model = place.partition("@")[0]
+    return model
+
+
+def _fetched(place: str, weights: bool, cache_dir: str | Path | None) -> Path:
+    """The folder of the Hub client's cache with the files of `ORG/NAME` or `ORG/NAME@REVISION`."""
+    from . import remote  # the Hub's client, which other models do not need
+    from .client import Repository, within
+
+    repo_id, _, revision = place.partition("@")
+    repo = Repository(repo_id)
+    fetched = within(
+        checkpoints.DEADLINE, f"Fetching {place}", lambda: remote.fetch(repo, revision or "main", cache_dir, weights=weights)
+    )
+    if fetched.weights is not None:
+        where = fetched.commit.where(checkpoints.WEIGHTS)
+        checkpoints.read_weights(fetched.weights, configs.empty_model(fetched.config, place), where)
+    return fetched.folder
+
+
+def _check_folder(folder: Path, weights: bool) -> None:
+    """Whether a checkpoint folder has what it needs, and its weights are those that its metrics.json was measured of."""
+    needed = [checkpoints.CONFIG] + [checkpoints.WEIGHTS] * weights
+    try:
+        contents = [read_bytes(folder / file) for file in needed]
+    except OSError as e:
+        raise CheckpointError(
+            f"{folder} has no {' and '.join(needed)} that can be read ({e.strerror}); pickles are not. Name a folder that "
+            "has both, such as cnnzoo build makes."
+        ) from e
+    config = configs.read_config(contents[0], f"{folder}/{checkpoints.CONFIG}")
+    network = configs.empty_model(config, str(folder))
+    if weights:
+        checkpoints.read_weights(contents[1], network, f"{folder}/{checkpoints.WEIGHTS}")
+        path = folder / checkpoints.METRICS
+        if path.is_file() and (expected := checkpoints.read_json(path).get("sha256")):
+            checkpoints.verify(folder / checkpoints.WEIGHTS, expected)
 
 
 def info(name: str | os.PathLike) -> dict[str, Any]:
@@ -223,7 +252,7 @@ def info(name: str | os.PathLike) -> dict[str, Any]:
     source = resolve(name)
     model = create_model(name, device="meta")
     cfg, arch = model.pretrained_cfg, name_of(model)
-    labels = cfg.get("label_names")
+    labels = timm.models.get_pretrained_cfg(source.name).label_names if source.kind == "name" else cfg.get("label_names")
     size = summary.count(model, cfg["input_size"])
     if source.kind == "name":
         tags = checkpoints.pretrained_cfgs(arch)
@@ -257,9 +286,11 @@ def _bundled(folder: Path) -> bool:
 
 def _measured(folder: Path | None, tag: str) -> dict[str, dict[str, Any]]:
     """What a folder's metrics.json notes of the test set, by the name of the data."""
-    if folder is None or not (folder / "metrics.json").is_file():
+    path = None if folder is None else folder / checkpoints.METRICS
+    if path is None or not path.is_file():
         return {}
-    found = checkpoints.read_json(folder / "metrics.json")
+    found = checkpoints.read_json(path)
+    check_metrics(found, path)
     return {tag: found} if "top1" in found and found.get("split", "test") == "test" else {}
 
 

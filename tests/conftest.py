@@ -150,7 +150,7 @@ def brisk(monkeypatch):
 @pytest.fixture
 def waits(monkeypatch):
     """The seconds that the Hub's client is given, call by call, before it is given up."""
-    from cnnzoo import client
+    from cnnzoo import client, remote
     from cnnzoo.hub import _pull
 
     given = []
@@ -159,7 +159,7 @@ def waits(monkeypatch):
         given.append(seconds)
         return real(seconds, *args)
 
-    for module in (client, _pull):
+    for module in (client, remote, _pull):
         monkeypatch.setattr(module, "within", noted)
     return given
 

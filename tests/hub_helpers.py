@@ -2,6 +2,7 @@
 
 import hashlib
 import traceback
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ def fault(name: str, outcome: str):
 
 def pull(cache, repo_id=MINE, token=False, **options):
     return hub.pull(repo_id, token=token, cache_dir=cache, **options)
+
+
+def created(cache):
+    """The other way to a model of the Hub, with what `pull` gives."""
+    return SimpleNamespace(model=cnnzoo.create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=cache))
+
+
+both_ways = pytest.mark.parametrize("take", [pull, created])
 
 
 def logits(model, size=None):

@@ -169,6 +169,7 @@ def test_probabilities_are_as_calibrated_as_those_of_the_zoos_own_by_whatever_wa
     ways = [hub.pull(MINE, cache_dir=tmp_path).model, hub.pull(MINE, revision="rgb", cache_dir=tmp_path).model]
     for create_model in (timm.create_model, cnnzoo.create_model):
         ways.append(create_model(f"hf-hub:{MINE}", pretrained=True, cache_dir=tmp_path))
+        assert ways[-1].base_model == MINE
         ways.append(create_model(f"local-dir:{FOLDER}", pretrained=True))
     picture = Image.effect_noise((28, 28), 60)
     [(label, probability)] = cnnzoo.predict(own, picture)

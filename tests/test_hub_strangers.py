@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import torch
-from hub_helpers import FILES, MINE, WEIGHTS, assert_nothing_half_written, assert_right, fault, pull, refused
+from hub_helpers import FILES, MINE, WEIGHTS, assert_nothing_half_written, assert_right, both_ways, fault, pull, refused
 from loopback_http import ALWAYS
 
 import cnnzoo
@@ -143,9 +143,10 @@ CONFIGS = dict(
     "an error; the weights are not asked for",
 )
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_hostile_config_is_refused(server, cache, name):
+@both_ways
+def test_a_hostile_config_is_refused(server, cache, take, name):
     server.put(MINE, dict(FILES, **{"config.json": CONFIGS[name]}))
-    refused(lambda: pull(cache), kind=CnnzooError)
+    refused(lambda: take(cache), kind=CnnzooError)
     assert "cdn" not in server.routes()
 
 
@@ -190,9 +191,10 @@ def test_lying_weights_are_refused(server, cache, name):
 
 
 @fault("weights larger than the model", "`CheckpointError` before they are downloaded")
-def test_large_weights_are_not_downloaded(server, cache):
+@both_ways
+def test_large_weights_are_not_downloaded(server, cache, take):
     server.put(MINE, dict(FILES, **{"model.safetensors": WEIGHTS + b"\0" * 2_000_000}))
-    refused(lambda: pull(cache), "bytes", kind=CheckpointError)
+    refused(lambda: take(cache), "bytes", kind=CheckpointError)
     assert "cdn" not in server.routes()
 
 

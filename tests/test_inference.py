@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models import reparameterize_model
+from timm.utils.model import freeze
 from torch import nn
 
 import cnnzoo
@@ -17,6 +19,7 @@ from cnnzoo.data import Split
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CheckpointError, CnnzooError, InputError
+from cnnzoo.folding import fold
 from cnnzoo.inference import class_labels, evaluation_copy
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)
@@ -215,6 +218,15 @@ def with_a_classifier_put_in_by_hand(model: nn.Module) -> nn.Module:
     return model
 
 
+def folded(model: nn.Module) -> nn.Module:
+    return fold(model, torch.zeros(1, 1, 28, 28))
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    freeze(model)
+    return model
+
+
 def trained_on(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for p in model.parameters():
@@ -230,6 +242,29 @@ def test_labels_and_temperature_go_with_the_weights_that_earned_them(change):
     assert class_labels(model) == tuple("0123456789") and model.temperature == 1
     model.labels = "abcdefghij"  # who knows better says so
     assert class_labels(model) == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize("merge", [reparameterize_model, folded, frozen])
+def test_labels_and_temperature_stay_when_layers_are_merged_until_the_result_is_trained_on(merge):
+    model = cnnzoo.create_model("repvgg_tiny", pretrained=True).eval()
+    merged = merge(copy.deepcopy(model))
+    assert len(list(merged.parameters())) < len(list(model.parameters()))
+    assert (merged.labels, merged.temperature) == (model.labels, model.temperature) and merged.temperature != 1
+    trained_on(merged.stages)
+    assert (merged.labels, merged.temperature) == ((), 1)
+
+
+def test_a_merged_model_with_another_classifier_knows_no_names():
+    merged = with_a_new_classifier(reparameterize_model(cnnzoo.create_model("repvgg_tiny", pretrained=True)))
+    assert merged.labels == ()
+
+
+@pytest.mark.parametrize("name", ["resnext_small", "lenet_tiny", "convnext28_tiny"])
+def test_pretrained_models_are_scripted_too(name):
+    model = cnnzoo.create_model(name, pretrained=True).eval()
+    x = torch.rand(2, 1, 28, 28)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.jit.script(model)(x), model(x))
 
 
 def test_an_untrained_model_knows_no_names():

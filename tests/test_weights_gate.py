@@ -17,6 +17,9 @@ GOOD = load((checkpoints.folder(NAME) / checkpoints.WEIGHTS).read_bytes())
 BIAS = "head.fc.bias"
 
 
+VARIANCE = next(k for k in GOOD if k.endswith("running_var"))
+
+
 def changed(**tensors):
     return save({**GOOD, **tensors}, metadata=dict(format="pt"))
 
@@ -28,6 +31,7 @@ BAD = dict(
     integers=changed(**{BIAS: torch.zeros(10, dtype=torch.int64)}),
     truths=changed(**{BIAS: torch.zeros(10, dtype=torch.bool)}),
     complex=changed(**{BIAS: torch.zeros(10, dtype=torch.complex64)}),
+    tiny_floats=changed(**{VARIANCE: torch.full(GOOD[VARIANCE].shape, -1.0).to(torch.float8_e4m3fn)}),
     other_shape=changed(**{BIAS: torch.zeros(9)}),
     one_more=changed(**{"head.extra": torch.zeros(1)}),
     one_less=save({k: v for k, v in GOOD.items() if k != BIAS}),

@@ -2,7 +2,8 @@
 
 from .. import checkpoints
 
-CONFIG, METRICS, RECIPE, CARD, PICTURE = checkpoints.CONFIG, "metrics.json", "recipe.json", "README.md", "confusion.png"
+CONFIG, METRICS = checkpoints.CONFIG, checkpoints.METRICS
+RECIPE, CARD, PICTURE = "recipe.json", "README.md", "confusion.png"
 ANSWERS = "answers.png"  # to the ten drawings
 REQUIRED = (CONFIG, checkpoints.WEIGHTS, CARD, METRICS)
 ALLOWED = (*REQUIRED, RECIPE, PICTURE, ANSWERS, ".gitattributes")

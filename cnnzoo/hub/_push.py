@@ -1,6 +1,5 @@
 """From a verified folder to a repository: one commit per branch, all of it or nothing."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from .. import checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
 from ..datasets import facts
 from ..errors import CheckpointError, HubError, system_errors
+from ..remote import digests
 from ..version import __version__
 from ._build import folder_of, read_numbers, twin
 from ._card import RGB, card, full_name
@@ -176,11 +176,6 @@ def _operations(head: ModelInfo, contents: Mapping[str, bytes]) -> list[CommitOp
         *(CommitOperationAdd(name, contents[name]) for name in changed),
         *(CommitOperationDelete(name, is_folder=False) for name in stale),
     ]
-
-
-def digests(content: bytes) -> tuple[str, str]:
-    """The two names that the Hub gives to a content: sha256 for large files, git's for others."""
-    return hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _difference(repo: Repository, branch: str, contents: Mapping[str, bytes]) -> str:

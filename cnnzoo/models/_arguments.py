@@ -27,3 +27,18 @@ def check_arguments(
             raise CnnzooError(f"{name}={value!r} was given; allowed is a number from 0 to 1. Pass {name}=0.1, for example.")
     if global_pool not in POOLINGS:
         raise unknown("global_pool", str(global_pool), POOLINGS)
+
+
+def check_size(name: str, value: Any) -> tuple[int, int]:
+    """Height and width, from a number for both or from the two.
+
+    Raises:
+        CnnzooError: It is neither.
+    """
+    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in pair):
+        raise CnnzooError(
+            f"{name}={value!r} was given; allowed is a whole number of pixels from 1, or height and width. Pass {name}=28, "
+            "for example."
+        )
+    return int(pair[0]), int(pair[1])

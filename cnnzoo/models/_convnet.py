@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 from timm.layers import get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, get_pretrained_cfg
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from .. import checkpoints
 from ..datasets import FASHION_MNIST
-from ..errors import CheckpointError, CnnzooError, unknown
+from ..errors import CheckpointError, CnnzooError
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
-from ..recipes import training_command
-from ._arguments import check_arguments
+from ._arguments import check_arguments, check_size
 from ._earned import Earned
 from ._input import check_input, describe_input
 from ._levels import cut_after, feature_wrapper, find_levels, steps_to, take_indices
+from ._pretrained import choose, describe_weights
 
 torch.fx.wrap("check_input")  # one opaque call for torch.fx, which would trip over the conditions inside
 
@@ -116,7 +116,7 @@ class ConvNet(Earned):
         self.img_size = (0, 0)
         feature_size = None
         if img_size is not None:
-            self.img_size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+            self.img_size = check_size("img_size", img_size)
             self._check_img_size()
             feature_size = tuple(chain_size(n, stem, *stages) for n in self.img_size)
         self.head = head_type(
@@ -309,54 +309,22 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
             f"output_stride={stride} was given; {arch} cannot replace its strides by dilation. "
             "Leave it out; where a decoder such as DeepLabV3 asks for it, take one that does not, such as Unet."
         )
+    given, overlay = row.get("pretrained_cfg"), dict(row.get("pretrained_cfg_overlay") or {})
     name = None
     if pretrained:
-        name = _checkpoint_name(arch, row.get("pretrained_cfg"), row.get("pretrained_cfg_overlay"))
-        if name is not None:
-            weights = checkpoints.locate(name, row.get("cache_dir"))
-            row["pretrained_cfg_overlay"] = dict(row.get("pretrained_cfg_overlay") or {}, file=str(weights))
+        name, row["pretrained_cfg_overlay"] = choose(arch, given, overlay, row.get("cache_dir"))
     if row.get("features_only"):
         row["feature_cls"] = feature_wrapper(row.get("feature_cls"))
-    model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=dict(out_indices=None), **row)  # None: all levels
+    try:
+        model = build_model_with_cfg(cls, arch, pretrained, feature_cfg=dict(out_indices=None), **row)  # None: all levels
+    except RuntimeError as e:
+        if not pretrained or "size mismatch" not in str(e):
+            raise
+        reason = next(line.strip() for line in str(e).splitlines() if "size mismatch" in line)
+        raise CheckpointError(
+            f"The weights of {name or arch} do not fit the {arch} that these arguments make ({reason.rstrip('.')}). Leave "
+            "out what changes its layers, such as img_size and global_pool, or pass pretrained=False for random weights."
+        ) from e
     describe_input(model)
-    if pretrained and isinstance(model, ConvNet):
-        if name is not None:
-            model.base_model = f"{checkpoints.HUB_ORG}/{name}"
-        elif model.pretrained_cfg.get("source") == "hf-hub":
-            model.base_model = model.pretrained_cfg["hf_hub_id"]
-    if pretrained and isinstance(model, ConvNet) and model.num_classes == model.pretrained_cfg["num_classes"]:
-        # A file of the caller's, given as an overlay, has the labels that come with it and no others.
-        theirs = not model.pretrained_cfg.get("source") and name is None
-        cfg = (row.get("pretrained_cfg_overlay") or {}) if theirs else model.pretrained_cfg
-        model.labels = cfg.get("label_names") or ()
-        if name is not None:
-            model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
-        elif not theirs:
-            model.temperature = checkpoints.temperature_of(model.pretrained_cfg)
+    describe_weights(model, arch, pretrained, name, given, overlay)
     return model
-
-
-def _checkpoint_name(arch: str, cfg: Any, overlay: dict | None) -> str | None:
-    """The checkpoint folder that `pretrained=True` means, None if the caller brings weights of their own."""
-    if any((overlay or {}).get(k) for k in ("file", "url", "state_dict", "hf_hub_id")):
-        return None
-    if cfg is None:
-        cfg = get_pretrained_cfg(arch)
-    if isinstance(cfg, str):
-        tag = cfg
-    else:
-        cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
-        if cfg.get("source") in ("hf-hub", "local-dir") or cfg.get("url") or cfg.get("state_dict"):
-            return None
-        tag = cfg.get("tag")
-    if tag and f"{arch}.{tag}" in checkpoints.names():
-        return f"{arch}.{tag}"
-    checkpoints.check_installation()
-    tags = [name.split(".", 1)[1] for name in checkpoints.names() if name.split(".", 1)[0] == arch]
-    if tag:
-        raise unknown("pretrained tag", tag, tags, hint=f"cnnzoo.list_pretrained('{arch}*') lists them.")
-    why = ", since they would be too large for the package" if arch in checkpoints.TOO_LARGE else " yet"
-    raise CheckpointError(
-        f"pretrained=True was given, and {arch} has no pretrained weights{why}. cnnzoo.list_pretrained() lists the models "
-        f"that have; pass pretrained=False for random weights. To train it, type: {training_command(arch)}"
-    )

@@ -1,5 +1,8 @@
 """Labels and temperature, which belong to the weights that earned them and go when those do."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,41 +14,62 @@ class Earned(nn.Module):
 
     Attributes:
         labels: Names of the classes, by index. Empty for a model that is untrained, has a new classifier, has loaded other
-            weights, or was trained on; set them again if they are still right.
+            weights, or was trained on; set them again if they are still right. They stay when layers are merged or batch
+            norms are frozen, which changes no answer.
         temperature: What logits are divided by before they are taken for probabilities; 1 where the weights are not those
             that it was found for. `forward` gives logits as they are.
     """
 
+    # TorchScript cannot say what a text or nothing is, and no pass needs them.
     __jit_unused_properties__ = ["labels", "temperature"]
-    _earned_labels: tuple[tuple[str, ...], Tensor] | None = None
-    _earned_temperature: tuple[float, Tensor] | None = None
+    __jit_ignored_attributes__ = ["_earned_labels", "_earned_temperature"]
+    _earned_labels: Any = None
+    _earned_temperature: Any = None
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self._earned_labels[0] if self._is_still(self._earned_labels) else ()
+        return self._earned("_earned_labels", ())
 
     @labels.setter
     def labels(self, names: tuple[str, ...]) -> None:
-        self._earned_labels = (tuple(names), self._norms())
+        self._earned_labels = (tuple(names), *self._norms())
 
     @property
     def temperature(self) -> float:
-        return self._earned_temperature[0] if self._is_still(self._earned_temperature) else 1.0
+        return self._earned("_earned_temperature", 1.0)
 
     @temperature.setter
     def temperature(self, value: float) -> None:
-        self._earned_temperature = (value, self._norms())
+        self._earned_temperature = (value, *self._norms())
 
-    def _is_still(self, earned: tuple | None) -> bool:
-        if earned is None:
-            return False
-        norms = self._norms()
-        return norms.shape == earned[1].shape and torch.allclose(norms, earned[1], rtol=_TOLERANCE, atol=1e-6)
+    def _earned(self, name: str, otherwise: Any) -> Any:
+        """What was set, if the weights are still those."""
+        if (earned := getattr(self, name)) is None:
+            return otherwise
+        value, norms, last = earned
+        now, last_now = self._norms()
+        if now.shape == norms.shape:
+            return value if _alike(now, norms) else otherwise
+        # Merging and freezing change how many parameters there are, but not the classifier.
+        if not len(last) or last.shape != last_now.shape or not _alike(last, last_now):
+            return otherwise
+        setattr(self, name, (value, now, last))  # from here on, these are the weights
+        return value
 
     @torch.no_grad()
-    def _norms(self) -> Tensor:
-        """The norm of each parameter, `(number of parameters,)`: tells one training from another at little cost."""
-        weights = [p.detach() for p in self.parameters()]
-        if not weights or any(p.is_meta for p in weights):
-            return torch.zeros(len(weights))
-        return torch.stack(torch._foreach_norm([p.float() for p in weights])).cpu()
+    def _norms(self) -> tuple[Tensor, Tensor]:
+        """The norms of all parameters and of the classifier's, `(number of parameters,)` each: they tell one training from
+        another at little cost."""
+        last: Iterable[nn.Parameter] = self.get_classifier().parameters() if hasattr(self, "get_classifier") else ()
+        return _norms_of(self.parameters()), _norms_of(last)
+
+
+def _norms_of(parameters: Iterable[nn.Parameter]) -> Tensor:
+    weights = [p.detach() for p in parameters]
+    if not weights or any(p.is_meta for p in weights):
+        return torch.zeros(len(weights))
+    return torch.stack(torch._foreach_norm([p.float() for p in weights])).cpu()
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=_TOLERANCE, atol=1e-6)

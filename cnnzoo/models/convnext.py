@@ -49,10 +49,8 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtHead(Head):
     """Average over the image, then layer norm, then the classifier."""
 
-    def _build(self, num_classes: int, pool_type: str, dd: dict) -> None:
-        super()._build(num_classes, pool_type, dd)
-        if pool_type != "":
-            self.pre_logits = nn.Sequential(LayerNorm(self.num_features, **dd))
+    def _hidden_layers(self, width: int, dd: dict) -> list[nn.Module]:
+        return [LayerNorm(width, **dd)]
 
 
 class ConvNeXt(ConvNet):
