@@ -29,7 +29,7 @@ class Recipe:
         momentum: Of SGD and its like, or the first of two betas of Adam and its like; other optimisers keep their own.
         weight_decay: On weights; biases and norms have none.
         sched: `cosine`, `onecycle` (torch's, up and down in straight lines), or `constant`.
-        warmup_epochs: Linear warm-up from `lr / 100`.
+        warmup_epochs: Linear warm-up from `lr / 100`, with `onecycle` from `lr / 25`; at most half of the epochs there.
         label_smoothing: Probability mass spread over all classes.
         ema_decay: Share of the average of the weights that stays at each update; it grows to this value. The average is
             what is published; 0 publishes the weights themselves.
@@ -67,7 +67,8 @@ class Recipe:
             another order.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
-        pretrained: Start from the model's pretrained weights; a head for other classes starts anew.
+        pretrained: Start from the model's pretrained weights. A head for other classes starts anew; where the classes are
+            the same in another order, it is put in that order.
         wise_ft: Share of the pretrained weights in the published ones: at the end these are averaged with the trained ones
             (WiSE-FT, arXiv:2109.01903). It keeps what fine-tuning on altered images would forget. 0 for none.
         freeze: Train the classifier only.
@@ -131,6 +132,11 @@ class Recipe:
         entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", cls.__doc__ or "", re.MULTILINE)
         return {field: " ".join(text.split()) for field, text in entries}
 
+    @property
+    def teachers(self) -> list[str]:
+        """What `teacher` names."""
+        return [part.strip() for part in self.teacher.split(",") if part.strip()]
+
     def full_size(self, own: tuple[int, int]) -> tuple[int, int]:
         """Height and width that images of size `own` are measured at, and trained on in the last epochs."""
         return (self.image_size, self.image_size) if self.image_size else own
@@ -138,8 +144,8 @@ class Recipe:
     def size_at(self, epoch: int, own: tuple[int, int]) -> tuple[int, int]:
         """Height and width that images of size `own` have in `epoch`, counted from 0."""
         full = self.full_size(own)
-        if not self.start_size or self.start_size >= full[0]:
-            return full
+        if not self.start_size or self.start_size >= full[0] or epoch >= self.epochs - 1:
+            return full  # the last epoch, at least, is as what is measured
         grown = min(1.0, epoch / (self.grown_at * self.epochs))
         growth = grown * (full[0] - self.start_size)
         if self.size_step and grown < 1:
@@ -164,6 +170,11 @@ class Recipe:
                     f"{field} and pretrained were given; only one is allowed, since both set the first weights. Set "
                     f"{field}=False (--no-{field}) to start from the pretrained weights."
                 )
+        if self.teacher and not self.teachers:
+            raise CnnzooError(
+                f"teacher={self.teacher!r} was given, which names no model. Name one, such as resnext_small, or leave it "
+                "out."
+            )
         if self.wise_ft and not self.pretrained:
             raise CnnzooError(
                 f"wise_ft={self.wise_ft} was given without pretrained; it is the share of the pretrained weights. Set "

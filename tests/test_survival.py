@@ -67,6 +67,27 @@ def test_a_run_told_to_stop_says_how_to_go_on_and_goes_on_from_that_very_update(
     assert_same_log(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_the_time_of_an_epoch_that_was_interrupted_counts(tmp_path, miniature, monkeypatch):
+    """A clock that only updates move: each takes a second."""
+    clock = [0.0]
+
+    def ticking(*args, real=_loop._update):
+        clock[0] += 1
+        if clock[0] == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(_loop, "_update", ticking)
+    monkeypatch.setattr(_loop.time, "perf_counter", lambda: clock[0])
+    with pytest.raises(SystemExit):
+        run(RECIPE, tmp_path / "cut", miniature)
+    metrics = run(RECIPE, tmp_path / "cut", miniature, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines] == [5, 5, 5]
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["seconds"] == 15
+    assert metrics["minutes"] == 0.25
+
+
 def test_a_run_told_to_stop_before_its_first_update_stops_after_it(tmp_path, miniature):
     def told(*_):
         assert (tmp_path / "cut" / "checkpoint.pt").exists()

@@ -1,5 +1,6 @@
 """Teachers: they say what their models say, students learn from them, and a holdout stays unseen by both."""
 
+import dataclasses
 import json
 
 import pytest
@@ -36,6 +37,16 @@ def test_teachers_say_what_their_models_say_and_have_no_batch_norm_left_to_compu
     assert torch.nn.Conv2d in kinds and not any(issubclass(kind, torch.nn.BatchNorm2d) for kind in kinds)
 
 
+def test_a_teacher_gets_images_with_its_own_mean_and_std(recipe):
+    info = datasets.get_dataset_info("fashion_mnist")
+    pixels = torch.rand(4, *info.image_size)
+    (plain,) = _parts.load_teachers(override(recipe, teacher="resnet_tiny"), info, holdout=False)
+    dim = dataclasses.replace(info, mean=(0.1,), std=(0.2,))
+    (adapted,) = _parts.load_teachers(override(recipe, teacher="resnet_tiny"), dim, holdout=False)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted((pixels - 0.1) / 0.2), plain((pixels - info.mean[0]) / info.std[0]))
+
+
 def test_a_student_learns_from_a_run_and_from_a_checkpoint(recipe, tmp_path, miniature):
     run(recipe, tmp_path / "teacher", miniature)
     both = override(recipe, teacher=f"{tmp_path / 'teacher'}, resnet_tiny", distill=1.0)
@@ -47,11 +58,12 @@ def test_a_student_learns_from_a_run_and_from_a_checkpoint(recipe, tmp_path, min
 
 def test_a_teacher_that_knows_the_holdout_may_not_teach_a_run_that_measures_on_it(recipe, tmp_path, miniature):
     run(recipe, tmp_path / "knows", miniature)
-    for name in ("resnet_tiny", str(tmp_path / "knows")):
-        with pytest.raises(CheckpointError, match="trained with --holdout"):
-            run(override(recipe, teacher=name), tmp_path / "run", miniature, holdout=True)
+    with pytest.raises(CheckpointError, match="trained with --holdout"):
+        run(override(recipe, teacher=str(tmp_path / "knows")), tmp_path / "run", miniature, holdout=True)
     run(recipe, tmp_path / "does_not", miniature, holdout=True)
-    run(override(recipe, teacher=str(tmp_path / "does_not")), tmp_path / "run", miniature, holdout=True)
+    of_other_data = "resnet_tiny"
+    teachers = f"{tmp_path / 'does_not'}, {of_other_data}"
+    run(override(recipe, teacher=teachers), tmp_path / "run", miniature, holdout=True)
 
 
 def test_a_student_and_its_run_on_the_holdout_have_teachers_of_one_kind(recipe, tmp_path, miniature):
@@ -145,7 +157,7 @@ def test_teachers_see_whole_images_while_the_student_sees_them_smaller(recipe, t
     monkeypatch.setattr(_parts.Loss, "forward", lambda self, *a: sizes.append(tuple(a[2].shape[2:])) or forward(self, *a))
     growing = override(recipe, model="nin_tiny", start_size=16, grown_at=1.0, distill=1.0)
     run(growing, tmp_path / "alone", miniature)
-    assert set(sizes) == {(16, 16), (20, 20), (24, 24)}
+    assert set(sizes) == {(16, 16), (20, 20), (28, 28)}
     sizes.clear()
     taught = override(growing, teacher="lenet_tiny")
     run(taught, tmp_path / "live", miniature)

@@ -8,6 +8,7 @@ from torch import nn
 
 from .. import checkpoints, storage
 from ..errors import CheckpointError
+from ..holdout import has_seen_holdout
 from ..recipes import completed
 from ..resolve import Run, read_run, resolve, resume_command
 
@@ -95,5 +96,10 @@ def noted_on_holdout(given: Path, recipe: dict[str, Any], metrics: dict[str, Any
     run = read_finished(given, "holdout")
     check_alike(run, recipe, metrics)
     check_stored(run, model)
+    if run.recipe.get("pretrained") and has_seen_holdout(run.recipe["model"], run.info):
+        raise CheckpointError(
+            f"{given} began with weights that had been trained on its holdout ({run.recipe['model']}), so what it measured "
+            "there says nothing. Leave --holdout out."
+        )
     noted = run.metrics
     return dict(holdout_top1=noted["top1"], holdout_command=noted["command"], temperature=run.temperature)

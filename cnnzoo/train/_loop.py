@@ -28,6 +28,7 @@ from ._optimizer import Schedule, make_optimizer
 from ._parts import (
     Loss,
     check_batch,
+    check_start,
     deterministic,
     load_teachers,
     make_accelerator,
@@ -107,6 +108,8 @@ def train(
 
 def _start(recipe: Recipe, holdout: bool, out: Path, accelerator: Accelerator, split: data.Split, judge: data.Split) -> Run:
     torch.manual_seed(recipe.seed)
+    if holdout:
+        check_start(recipe, split.info)
     model = make_model(recipe, split, accelerator.num_processes).to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":  # torch has it for accelerators only
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -142,16 +145,17 @@ def _run_epochs(run: Run, split: data.Split, judge: data.Split | None) -> None:
     own, shown = split.info.image_size[1:], run.accelerator.is_main_process
     with Progress(recipe, run.updates_per_epoch, done, own, shown) as progress:
         while run.epoch < recipe.epochs:
-            began, spent = time.perf_counter(), run.seconds
+            run.began = time.perf_counter()
             line = dict(epoch=run.epoch + 1, **_run_epoch(run, split, progress))
             check_weights(run)
-            run.seconds = spent + time.perf_counter() - began
+            run.seconds += time.perf_counter() - run.began
             run.epoch, run.step = run.epoch + 1, 0
             run.tally.zero_()
             if judge is not None:
                 m = evaluate.measure(judged(run, judge), judge.labels)
                 line.update(holdout_loss=m.loss, holdout_top1=m.top1)
-            line.update(seconds=round(time.perf_counter() - began, 2))
+            line.update(seconds=round(run.spent + time.perf_counter() - run.began, 2))
+            run.spent = 0.0
             run.history.append(line)
             if run.accelerator.is_main_process:
                 save(run)
@@ -264,6 +268,8 @@ def _told_to_stop(run: Run, look: bool) -> bool:
 def _leave(run: Run) -> None:
     """Saves the state in the middle of an epoch, and exits."""
     run.tally = run.accelerator.reduce(run.tally, "sum") / run.accelerator.num_processes  # each goes on with its share
+    elapsed = time.perf_counter() - run.began
+    run.seconds, run.spent = run.seconds + elapsed, run.spent + elapsed
     if run.accelerator.is_main_process:
         save(run)
         stopped = f"Stopped by SIGTERM in epoch {run.epoch + 1} of {run.recipe.epochs}; {run.out} holds the state."

@@ -33,6 +33,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         raise _unusable(recipe, "without the package opt_einsum it takes many gigabytes of memory; pip install opt_einsum")
     extra: dict[str, Any] = {}
     if takes.has_momentum:
+        if recipe.momentum >= 1:
+            raise _unusable(recipe, "its updates would grow without end")
         extra.update(momentum=recipe.momentum)
         if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
             extra.update(nesterov=False)  # which torch refuses without momentum

@@ -2,9 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,8 @@ from torch.nn import functional as F
 from .. import data, models, registry
 from ..datasets import DatasetInfo
 from ..errors import CheckpointError, CnnzooError, unknown
+from ..evaluate import class_index
+from ..holdout import has_seen_holdout
 from ..inference import fast_copy
 from ..recipes import Recipe
 from ..resolve import read_run, resolve
@@ -93,12 +94,18 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
     except TypeError as e:  # a model of timm's own need not have them
         drops = f"drop_rate={recipe.drop_rate} and drop_path_rate={recipe.drop_path_rate}"
         raise CnnzooError(f"{recipe.model} cannot be built with {drops} ({e}). Leave out what it does not have.") from e
+    count = recipe.batch_size // (processes * recipe.accumulate)
     if isinstance(model, models.ConvNet):
         _check_sizes(recipe, model, info)
-    else:
-        _try_sizes(recipe, model, info, recipe.batch_size // (processes * recipe.accumulate))
-    if recipe.wise_ft:
-        _check_average(recipe, model.pretrained_cfg, info)
+    if not isinstance(model, models.ConvNet) or count == 1:  # batch norm may need more than one image
+        _try_sizes(recipe, model, info, count)
+    kept = not recipe.pretrained or _fit_classifier(model, info)
+    if recipe.wise_ft and not kept:
+        raise CnnzooError(
+            f"wise_ft={recipe.wise_ft} was given, but the pretrained weights are for other classes than the data's "
+            f"({', '.join(info.labels[:3])}, ...), so the head starts anew and has nothing to be averaged with. Leave "
+            "wise_ft out."
+        )
     if recipe.dirac:
         identities(model)
     if recipe.whiten:
@@ -109,19 +116,41 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
     return model
 
 
-def _check_average(recipe: Recipe, cfg: Any, info: DatasetInfo) -> None:
-    """Refuses to average a head with one of other classes; `cfg` is that of the pretrained weights."""
-    count, known = cfg["num_classes"], tuple(cfg.get("label_names") or ())
-    if count != len(info.labels):
-        differ, why = f"{count}", "the head starts anew and has nothing to be averaged with"
-    elif known and known != info.labels:
-        differ, why = f"others ({', '.join(known[:3])}, ...)", "the average would confuse them"
-    else:
-        return
-    raise CnnzooError(
-        f"wise_ft={recipe.wise_ft} was given, but the data have {len(info.labels)} classes ({', '.join(info.labels[:3])}, "
-        f"...) and the pretrained weights {differ}, so {why}. Leave wise_ft out."
-    )
+def check_start(recipe: Recipe, info: DatasetInfo) -> None:
+    """Refuses to measure on a holdout that the first weights were trained on.
+
+    Raises:
+        CheckpointError: They were.
+    """
+    if recipe.pretrained and has_seen_holdout(recipe.model, info):
+        raise CheckpointError(
+            f"pretrained was given with a holdout, and the weights of {recipe.model} have been trained on these images, so "
+            "measuring on them would flatter. Leave --holdout out, or start from a run that was trained with --holdout."
+        )
+
+
+def _fit_classifier(model: nn.Module, info: DatasetInfo) -> bool:
+    """Makes the classifier of a pretrained model fit the classes of the data; says whether it could keep its weights.
+
+    Args:
+        model: Its `labels` are those that its weights know.
+        info: The data.
+    """
+    if model.pretrained_cfg["num_classes"] != len(info.labels):
+        return False  # it was built with a new one
+    if not (known := tuple(getattr(model, "labels", ()))):
+        return True  # nobody knows what they are
+    places = [class_index(name, known) for name in info.labels]
+    if None in places or len(set(places)) < len(places):
+        model.reset_classifier(len(info.labels))
+        return False
+    if known != info.labels:
+        last = [m for m in model.get_classifier().modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+        with torch.no_grad():
+            for p in last.parameters():  # weight (K, ...) and bias (K,)
+                p.copy_(p[places])
+        model.labels = info.labels
+    return True
 
 
 def _check_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo) -> None:
@@ -269,11 +298,9 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
             of a run that measures on it.
     """
     teachers = []
-    for name in filter(None, (part.strip() for part in recipe.teacher.split(","))):
-        source = resolve(name)
-        knows_holdout = source.kind != "run" or not read_run(source.name).recipe.get("holdout")
+    for name in recipe.teachers:
         model = registry.create_model(name, pretrained=True)
-        if holdout and knows_holdout:
+        if holdout and has_seen_holdout(name, info):
             raise CheckpointError(
                 f"{name} was given as a teacher; it has been trained on the holdout, which this run measures on. "
                 "Give the run folder of a teacher trained with --holdout."
@@ -292,8 +319,24 @@ def load_teachers(recipe: Recipe, info: DatasetInfo, holdout: bool) -> list[nn.M
                 f"{name} was given as a teacher; it takes images of {only[0]}x{only[1]} pixels only, and this training has "
                 f"{full[0]}x{full[1]}. Add --image-size {only[0]}, or choose another teacher."
             )
-        teachers.append(fast_copy(model, torch.zeros(1, model.in_chans, *full)))
+        fast = fast_copy(model, torch.zeros(1, model.in_chans, *full))
+        cfg = model.pretrained_cfg
+        same = (tuple(cfg["mean"]), tuple(cfg["std"])) == (info.mean, info.std)
+        teachers.append(fast if same else nn.Sequential(_AsTheTeacherSees(info, cfg["mean"], cfg["std"]), fast))
     return teachers
+
+
+class _AsTheTeacherSees(nn.Module):
+    """Images `(B, C, H, W)` that were normalised for the student, normalised for a teacher with another mean and std."""
+
+    def __init__(self, info: DatasetInfo, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        own_mean, own_std, mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (info.mean, info.std, mean, std))
+        self.register_buffer("scale", own_std / std)
+        self.register_buffer("shift", (own_mean - mean) / std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
 
 
 @contextlib.contextmanager

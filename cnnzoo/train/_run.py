@@ -51,6 +51,8 @@ class Run:
     step: int = 0  # updates done in the epoch after those
     tally: Tensor = field(default_factory=lambda: torch.zeros(3))  # of that epoch: loss times images, right answers, images
     seconds: float = 0.0  # spent training, over all sittings
+    spent: float = 0.0  # of these, in the epoch that is not completed, before `began`
+    began: float = 0.0  # when this sitting began with that epoch, by `time.perf_counter`
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     stop: bool = False  # SIGTERM came
 
@@ -109,6 +111,7 @@ def save(run: Run) -> None:
         step=run.step,
         tally=run.tally.cpu(),
         seconds=run.seconds,
+        spent=run.spent,
         history=run.history,
         model=run.model.state_dict(),
         ema=run.ema.state_dict() if run.ema is not None else None,
@@ -126,6 +129,7 @@ def load(run: Run) -> None:
             run.ema.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.epoch, run.step, run.seconds = int(state["epoch"]), int(state["step"]), float(state["seconds"])
+        run.spent = float(state.get("spent", 0.0))  # older checkpoints have none
         run.tally, run.history = state["tally"].to(run.tally), list(state["history"])
         _check_progress(run)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
@@ -144,7 +148,7 @@ def _check_progress(run: Run) -> None:
         run.epoch > run.recipe.epochs
         or [line["epoch"] for line in run.history] != list(range(1, run.epoch + 1))
         or not 0 <= run.step <= steps
-        or not 0 <= run.seconds < math.inf
+        or not 0 <= run.spent <= run.seconds < math.inf
         or run.tally.shape != (3,)
         or not all(torch.isfinite(tensor).all() for tensor in tensors)
     ):
