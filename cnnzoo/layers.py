@@ -116,7 +116,8 @@ class Head(nn.Module):
         self.hidden = hidden
         self.hidden_layer = hidden_layer
         self.drop = nn.Dropout(drop_rate)
-        self._kept: tuple[int, nn.Sequential] | None = None  # the hidden layers, and how many features they take
+        # Hidden layers by the number of features that they take: those that were trained come back with their pooling.
+        self._kept: dict[int, nn.Sequential] = {}
         self.last_pool = "avg" if feature_size is None else "flatten"  # what a classifier gets after ""
         self._build(num_classes, pool_type, dict(device=device, dtype=dtype))
 
@@ -141,10 +142,9 @@ class Head(nn.Module):
             width = self.in_features * self.global_pool.feat_mult()
         self.pre_logits = nn.Sequential()
         if pool_type != "":
-            # Layers that were trained stay if they fit. They are in a tuple, which keeps them where there is no pooling.
-            if self._kept is None or self._kept[0] != width:
-                self._kept = (width, nn.Sequential(*self._hidden_layers(width, dd)).to(**dd))
-            self.pre_logits = self._kept[1].to(**dd)
+            if width not in self._kept:
+                self._kept[width] = nn.Sequential(*self._hidden_layers(width, dd))
+            self.pre_logits = self._kept[width].to(**dd)
         self.num_features = self.hidden[-1] if self.hidden and pool_type != "" else width
         self.fc = self._classifier(num_classes, dd)
 

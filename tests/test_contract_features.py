@@ -216,6 +216,32 @@ def test_gradient_checkpointing_changes_neither_output_nor_gradients(name):
         assert_same(with_it, without)
 
 
+@pytest.mark.parametrize("feature_cls", ["list", "dict"])
+def test_a_feature_extractor_saves_memory_as_its_model_can(feature_cls):
+    plain = timm.create_model("resnet_tiny", features_only=True, feature_cls=feature_cls)
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    assert saving.model.grad_checkpointing and not plain.model.grad_checkpointing
+    x = torch.rand(2, 1, 28, 28)
+    for model in (plain, saving):
+        maps = model(x)
+        sum(level.sum() for level in (maps.values() if feature_cls == "dict" else maps)).backward()
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("pooling", [("max", "avg"), ("", "avg"), ("avgmax", "", "avg")])
+def test_another_pooling_and_back_leaves_trained_hidden_layers_as_they_are(pooling):
+    for name in ("convnext28_tiny", "lenet_tiny"):
+        model = timm.create_model(name, pretrained=True).eval()
+        first = model.global_pool
+        features = model.forward_features(torch.rand(3, 1, 28, 28))
+        before = model.forward_head(features, pre_logits=True)
+        for pool in (*pooling[:-1], first):
+            model.reset_classifier(0 if pool == "" else 5, pool)
+        torch.testing.assert_close(model.forward_head(features, pre_logits=True), before)
+
+
 @pytest.mark.parametrize("coarse", [False, True])
 def test_the_group_matcher_orders_the_parameters_from_stem_to_head(model, coarse):
     groups = group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)

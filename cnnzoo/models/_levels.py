@@ -70,8 +70,16 @@ def cut_after(model: nn.Module, path: str) -> None:
         setattr(owner, name, Stage(*list(stage)[:-1], num_chs=stage.num_chs, reduction=reduction))
 
 
-class LevelDict(FeatureGetterNet):
-    """As timm's `FeatureGetterNet`, but gives a dictionary: the map of each level by its number as text, as timm's dict."""
+class LevelList(FeatureGetterNet):
+    """timm's `FeatureGetterNet`, which can also save memory as the model inside can."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See `ConvNet.set_grad_checkpointing`."""
+        self.model.set_grad_checkpointing(enable)
+
+
+class LevelDict(LevelList):
+    """As `LevelList`, but gives a dictionary: the map of each level by its number as text, as timm's dict."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {str(i): level for i, level in zip(self.out_indices, super().forward(x), strict=True)}
@@ -79,12 +87,12 @@ class LevelDict(FeatureGetterNet):
 
 # timm's list and dict cut a model at its outer modules only; the levels lie deeper, and the getter gives the same.
 _WRAPPERS: dict[Any, Callable[..., nn.Module]] = {
-    "getter": FeatureGetterNet,
-    "list": FeatureGetterNet,
+    "getter": LevelList,
+    "list": LevelList,
     "dict": LevelDict,
     "fx": FeatureGraphNet,
     "hook": FeatureHookNet,
-    FeatureListNet: FeatureGetterNet,
+    FeatureListNet: LevelList,
     FeatureDictNet: LevelDict,
 }
 
