@@ -319,6 +319,7 @@ _BOOKS_OWN = dict(  # chapters 8.1 to 8.8, and the next edition's for the last t
         mixup=0.2,
     ),
 )
+BY_SECTION = frozenset(field for own in _BOOKS_OWN.values() for field in own)  # what `textbook` has by the model
 
 
 RECIPES = {f.__name__: f for f in (standard, best, fast, textbook)}

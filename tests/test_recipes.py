@@ -356,8 +356,9 @@ def test_help_has_the_text_of_every_field_and_what_it_is_by_each_recipe():
     shown = " ".join(CliRunner().invoke(main, ["train", "--help"], terminal_width=200).output.split())
     for field, text in texts.items():
         assert field == "model" or text.replace("`", "") in shown, field
-    assert f"Peak learning rate. [default: {get_recipe('standard', 'lenet_tiny').lr}; 0.1 in textbook]" in shown
-    assert "Passes over the training images. [default: 30; 60 in best; 8 in fast; 10 in textbook]" in shown
+    assert "Peak learning rate. [default: 0.01; the section's own in textbook]" in shown
+    assert "Passes over the training images. [default: 30; 60 in best; 8 in fast; the section's own in textbook]" in shown
+    assert "Dropout in the head, 0 to 1. [default: 0; the section's own in textbook]" in shown
     assert "with probability 1/2. [default: yes; no in textbook]" in shown
     assert "Overrides the recipe" not in shown
 
