@@ -102,7 +102,8 @@ def test_every_checkpoint_says_how_it_fares_on_spoiled_images_and_once_calibrate
 def test_every_card_has_the_accuracy_on_photos(name):
     photos = checkpoints.metrics(name)["photos"]
     assert photos["count"] == 157
-    assert f"{photos['top1']:.1f} % of 157" in (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    assert f"{photos['top1']:.1f} % of 157" in card and f"chosen on a set of {photos['count']} photos" in card
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,6 +157,7 @@ def test_a_card_says_averaged_where_weights_were_and_counts_one_minute_as_one():
     assert "averaged over the run" not in book and "the last weights, averaged over the run" in modern
     photo = (checkpoints.root() / "wide_resnet_base.photo_fashion_mnist" / "README.md").read_text(encoding="utf-8")
     assert "averaged with the pretrained ones, which have a share of 0.4 (WiSE-FT)" in photo
+    assert "chosen by the\naccuracy on test images and on the photos below" in photo
     assert "Trained in 1 minute on" in book and "Trained in 5 minutes on" in modern
 
 
@@ -381,7 +383,9 @@ def test_the_weights_in_the_wheel_stay_within_sixty_megabytes_and_the_others_are
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".textbook_fashion_mnist")])
 def test_the_cards_of_the_textbooks_networks_have_the_textbooks_accuracy_beside_ours(name):
     text, section = (checkpoints.folder(name) / "README.md").read_text(), published.TEXTBOOK[name.partition(".")[0]]
-    assert (section.choice or "Nothing was chosen.") in text and "may have been made on the test set" not in text
+    assert (section.choice or "Nothing was chosen.") in text and "which images choices were made" not in text
+    recipe = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
+    assert ("training was in mixed precision (bf16)" in text) is (recipe["amp"] == "bf16")
     training = f"at {section.training}" if section.training else "in fp32"
     row = f"| what the textbook prints, after its own training {training} | {section.printed} % |"
     assert [line for line in text.splitlines() if "the textbook prints" in line] == [row] * bool(section.printed)
