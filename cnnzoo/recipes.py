@@ -335,8 +335,17 @@ def training_command(model: str) -> str:
 def get_recipe(name: str, model: str, **fields: Any) -> Recipe:
     """The recipe called `name` for `model`, with `fields` changed.
 
+    Args:
+        name: A key of `RECIPES`.
+        model: A model's name, of the zoo or `timm:NAME`.
+        fields: Fields of `Recipe`, such as `epochs=10`.
+
+    Returns:
+        The recipe, which can no longer be changed.
+
     Raises:
         UnknownNameError: There is no such recipe or field.
+        CnnzooError: A value has the wrong type or is out of range.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
