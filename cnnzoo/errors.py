@@ -39,6 +39,10 @@ class TrainingError(CnnzooError):
     """A run that cannot go on, because its loss is not finite."""
 
 
+class ExportError(CnnzooError):
+    """An exported file that cannot be opened, or does not do what the model does."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str], *, hint: str = "") -> UnknownNameError:
     """Builds the error for an unknown name, with the closest allowed names.
 

@@ -127,14 +127,21 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = BATCH) -> Metrics:
-    """Accuracy, loss, calibration and confusion of a model on a split; see `predict_logits` for the arguments.
+    """Accuracy, loss, calibration and confusion of a model on a split.
 
     A model whose checkpoint, or whose head, is for images of another size gets them scaled to it. Class names that a model
     has and those of the split have to be the same, but for their order and spelling; rows of the result are in the model's
     order.
 
+    Args:
+        model, split, tta, batch_size: See `predict_logits`.
+
+    Returns:
+        `Metrics`, with percentages.
+
     Raises:
-        InputError: The split's classes are not the model's.
+        InputError: The split is empty, its classes are not the model's, or the model gives no logits.
+        CheckpointError: The outputs are not finite.
     """
     inner = unwrapped(model)
     cfg = getattr(inner, "pretrained_cfg", None) or {}

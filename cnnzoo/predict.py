@@ -39,12 +39,12 @@ def predict(
     photo: str = "auto",
     photo_model: nn.Module | None = None,
 ) -> Answer | list[Answer]:
-    """Names what images show: labels, with calibrated probabilities.
+    """Names what images show: labels, with probabilities, calibrated on clean images where the checkpoint has a temperature.
 
     Args:
-        model: A classifier, or what `create_model` takes for one: a name, say. A model is not changed, and several threads
-            may use it at once; a name is loaded at each call. Labels are those that the weights were trained on (see
-            `models` and its `labels`), or else class indices as text.
+        model: A classifier, or what `create_model` takes for one. Pass a model instead of a name when you predict more than
+            once: a name is loaded at each call. The model is not changed, and several threads may use it at once. Labels are
+            those that the weights were trained on (see `models` and its `labels`), or else class indices as text.
         images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them.
         topk: Answers per image.
         photo: What to do with images that are not 28x28 on black, see `inference.reader`: `"auto"`, `"makers"` or
@@ -54,7 +54,7 @@ def predict(
 
     Returns:
         For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for a list, a list of
-        those. The probabilities are calibrated, where the model's checkpoint has a temperature.
+        those.
 
     Raises:
         InputError: An image cannot be read, the list is empty, a model is no classifier, the two models have other classes

@@ -330,6 +330,7 @@ _BOOKS_OWN = dict(  # chapters 8.1 to 8.8, and the next edition's for the last t
         mixup=0.2,
     ),
 )
+BY_SECTION = frozenset(field for own in _BOOKS_OWN.values() for field in own)  # what `textbook` has by the model
 
 
 RECIPES = {f.__name__: f for f in (standard, best, fast, textbook)}
@@ -345,8 +346,17 @@ def training_command(model: str) -> str:
 def get_recipe(name: str, model: str, **fields: Any) -> Recipe:
     """The recipe called `name` for `model`, with `fields` changed.
 
+    Args:
+        name: A key of `RECIPES`.
+        model: A model's name, of the zoo or `timm:NAME`.
+        fields: Fields of `Recipe`, such as `epochs=10`.
+
+    Returns:
+        The recipe, which can no longer be changed.
+
     Raises:
         UnknownNameError: There is no such recipe or field.
+        CnnzooError: A value has the wrong type or is out of range.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)

@@ -36,6 +36,9 @@ def list_models(
         pretrained: Only models that have weights, by the names `<arch>.<tag>` of these, as timm does.
         supports: A capability (see `CAPABILITIES`), or several: only models that have them all.
 
+    Returns:
+        The names; an empty list if none matches.
+
     Raises:
         UnknownNameError: There is no such capability.
         CnnzooError: The pattern is no text.
@@ -55,7 +58,18 @@ def list_models(
 
 
 def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
-    """The names `<arch>.<tag>` of the zoo's checkpoints, sorted; a `pattern` may leave out the tag."""
+    """The names of the zoo's checkpoints, sorted.
+
+    Args:
+        pattern: A wildcard such as `"resnext*"`, or several. It may leave out the tag: `"resnext_small"` finds all
+            checkpoints of that model.
+
+    Returns:
+        Names `<arch>.<tag>`; an empty list if none matches.
+
+    Raises:
+        CnnzooError: The pattern is no text.
+    """
     return list_models(pattern, pretrained=True)
 
 
@@ -70,6 +84,10 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
         pretrained: Load its weights, without the network where the installation carries them.
         kwargs: For the model (`num_classes`, `in_chans`, `drop_path_rate`, ...) and for timm (`features_only`,
             `out_indices`, `cache_dir`, ...).
+
+    Returns:
+        The model, in training mode, as timm's own factory returns it. From normalised images `(B, C, H, W)` it computes
+        logits `(B, num_classes)`; with `features_only=True`, a list of feature maps.
 
     Raises:
         UnknownNameError: There is no such model, tag or folder; the nearest names are suggested.
@@ -313,10 +331,14 @@ def results(pattern: str | Sequence[str] = "*") -> list[dict[str, Any]]:
         A dictionary that JSON can hold for each, by size. Percents are of the test set. `top1`, `top1_tta` (averaged over
         each image and its mirror image) and the calibration errors `ece` and `ece_calibrated` (at the checkpoint's
         temperature) are those of the weights that ship; `top1_mean` and `top1_std` (None for one run) are over the `n` runs
-        of `seeds`. `robustness` is of `robustness.accuracies`. `minutes` of training on `hardware` are one run's, as is
-        `images_per_s`; `recipe` is all of recipe.json, `command` what was typed. `teachers` are the models that it learned
-        from, whose own training is not in the minutes. `bundled` says whether the weights are in this installation; the
-        others are on the Hub only. What was not measured is None.
+        of `seeds`. `robustness` is of `robustness.accuracies`. `minutes` of training on `hardware` are one run's, and
+        `images_per_s` is how many images that run trained on per second: a speed of training, not of inference. `recipe` is
+        all of recipe.json, `command` what was typed. `teachers` are the models that it learned from, whose own training is
+        not in the minutes. `bundled` says whether the weights are in this installation; the others are on the Hub only. What
+        was not measured is None.
+
+    Raises:
+        CnnzooError: The pattern is no text.
     """
     return sorted((_result(name) for name in list_pretrained(pattern)), key=lambda r: (r["params"], r["checkpoint"]))
 

@@ -16,7 +16,7 @@ import cnnzoo
 from cnnzoo import bench, canvas, checkpoints, data, datasets, exporting
 from cnnzoo.bench import _infer, _peers, _train, _transfer
 from cnnzoo.cli import main
-from cnnzoo.errors import CheckpointError, CnnzooError, InputError
+from cnnzoo.errors import CheckpointError, CnnzooError, ExportError, InputError
 from cnnzoo.metrics import taught_by
 from cnnzoo.recipes import Recipe, get_recipe
 from cnnzoo.resnet8 import ResNet8
@@ -276,7 +276,7 @@ def test_a_form_that_needs_a_compiler_says_so_where_there_is_none(monkeypatch):
 
 def test_a_file_that_export_refuses_is_a_row_that_says_so(monkeypatch):
     def refused(*args, **kwargs):
-        raise exporting.ExportError("The file's top-1 is lower.")
+        raise ExportError("The file's top-1 is lower.")
 
     monkeypatch.setattr(exporting, "export", refused)
     rows = bench.forms(("timm:resnet8_mlperf",), wanted=("inference_form", "onnx int8"), threads=(1,), batches=(2,))

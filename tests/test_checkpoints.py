@@ -102,7 +102,8 @@ def test_every_checkpoint_says_how_it_fares_on_spoiled_images_and_once_calibrate
 def test_every_card_has_the_accuracy_on_photos(name):
     photos = checkpoints.metrics(name)["photos"]
     assert photos["count"] == 157
-    assert f"{photos['top1']:.1f} % of 157" in (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    card = (checkpoints.folder(name) / "README.md").read_text(encoding="utf-8")
+    assert f"{photos['top1']:.1f} % of 157" in card and f"chosen on a set of {photos['count']} photos" in card
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -129,7 +130,6 @@ def test_the_card_and_the_config_are_what_the_numbers_generate(name, request):
 
 
 def test_the_picture_of_ten_drawings_has_the_answers_of_predict(tmp_path, monkeypatch):
-    from cnnzoo.datasets import FASHION_MNIST
     from cnnzoo.hub import _pictures
 
     shown = []
@@ -156,6 +156,7 @@ def test_a_card_says_averaged_where_weights_were_and_counts_one_minute_as_one():
     assert "averaged over the run" not in book and "the last weights, averaged over the run" in modern
     photo = (checkpoints.root() / "wide_resnet_base.photo_fashion_mnist" / "README.md").read_text(encoding="utf-8")
     assert "averaged with the pretrained ones, which have a share of 0.4 (WiSE-FT)" in photo
+    assert "chosen by the\naccuracy on test images and on the photos below" in photo
     assert "Trained in 1 minute on" in book and "Trained in 5 minutes on" in modern
 
 
@@ -255,89 +256,6 @@ def test_a_wrong_tag_is_refused():
         cnnzoo.create_model("resnext_small.fashion_mnst", pretrained=True)
 
 
-def test_a_file_of_the_users_own_wins(tmp_path):
-    from safetensors.torch import save_file
-
-    model = cnnzoo.create_model("lenet_tiny")
-    path = tmp_path / "mine.safetensors"
-    save_file(model.state_dict(), path)
-    mine = cnnzoo.create_model("lenet_tiny", pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
-    for key, value in model.state_dict().items():
-        assert torch.equal(mine.state_dict()[key], value)
-
-
-@pytest.fixture
-def mine(tmp_path):
-    """A file of weights that are not the zoo's."""
-    from safetensors.torch import save_file
-
-    save_file(cnnzoo.create_model("lenet_tiny").state_dict(), tmp_path / "mine.safetensors")
-    return str(tmp_path / "mine.safetensors")
-
-
-@pytest.mark.parametrize("how", ["overlay", "copy of the zoo's config", "config without a tag", "config object"])
-def test_weights_that_the_caller_names_are_loaded_however_they_are_named(mine, how):
-    from safetensors.torch import load_file
-
-    cfg = timm.models.get_pretrained_cfg("lenet_tiny").to_dict()
-    given = {
-        "overlay": dict(pretrained_cfg_overlay=dict(file=mine)),
-        "copy of the zoo's config": dict(pretrained_cfg=dict(cfg, file=mine)),
-        "config without a tag": dict(pretrained_cfg=dict(cfg, file=mine, tag="")),
-        "config object": dict(pretrained_cfg=timm.models.PretrainedCfg(**dict(cfg, file=mine))),
-    }[how]
-    model = timm.create_model("lenet_tiny", pretrained=True, **given)
-    assert torch.equal(model.state_dict()["head.fc.bias"], load_file(mine)["head.fc.bias"])
-    assert (model.labels, model.temperature, model.base_model) == ((), 1.0, None)
-
-
-@pytest.mark.parametrize("where", [dict(hf_hub_id="you/mine"), dict(url="http://127.0.0.1:1/mine.safetensors")])
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_place_that_the_caller_names_is_asked_and_not_replaced_by_the_zoos_file(where, whole, monkeypatch):
-    asked = []
-    for ask in ("load_state_dict_from_hf", "load_state_dict_from_url"):
-        monkeypatch.setattr(f"timm.models._builder.{ask}", lambda place, *a, **k: asked.append(place) or {})
-    cfg = dict(timm.models.get_pretrained_cfg("lenet_tiny").to_dict(), **where)
-    given = dict(pretrained_cfg=cfg) if whole else dict(pretrained_cfg_overlay=where)
-    with pytest.raises(RuntimeError, match="Missing key"):
-        timm.create_model("lenet_tiny", pretrained=True, **given)
-    assert asked == list(where.values())
-
-
-def test_the_zoos_own_config_given_whole_means_the_zoos_weights():
-    cfg = timm.models.get_pretrained_cfg("lenet_tiny").to_dict()
-    model = timm.create_model("lenet_tiny", pretrained=True, pretrained_cfg=cfg)
-    assert model.labels == FASHION_MNIST.labels and model.base_model == "cnnzoo/lenet_tiny.fashion_mnist"
-
-
-def test_random_weights_are_saved_by_timm_without_the_zoos_labels(tmp_path):
-    for pretrained in (False, True):
-        model = timm.create_model("lenet_tiny", pretrained=pretrained)
-        timm.models.save_for_hf(model, tmp_path / str(pretrained), safe_serialization=True)
-        loaded = cnnzoo.create_model(f"local-dir:{tmp_path / str(pretrained)}", pretrained=True)
-        assert loaded.labels == (FASHION_MNIST.labels if pretrained else ())
-
-
-@pytest.mark.parametrize("change", [dict(img_size=64), dict(global_pool="avg"), dict(img_size=64, num_classes=3)])
-@pytest.mark.parametrize("name", ["lenet_tiny", str(checkpoints.folder("lenet_tiny.fashion_mnist"))])
-def test_arguments_that_the_weights_do_not_fit_are_refused_in_words(name, change):
-    with pytest.raises(CheckpointError, match="lenet_tiny.* do not fit .*size mismatch.* Leave out .*img_size"):
-        cnnzoo.create_model(name, pretrained=True, **change)
-
-
-def test_a_folder_whose_weights_are_not_those_that_were_measured_is_refused(tmp_path):
-    folder = shutil.copytree(checkpoints.folder("lenet_tiny.fashion_mnist"), tmp_path / "mine")
-    assert cnnzoo.create_model(folder, pretrained=True).labels == FASHION_MNIST.labels
-    path = folder / checkpoints.WEIGHTS
-    damaged = bytearray(path.read_bytes())
-    damaged[-2] ^= 0x40
-    path.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="sha256.* copy or build its folder again"):
-        cnnzoo.create_model(folder, pretrained=True)
-    (folder / "metrics.json").unlink()  # nothing says any more what they were
-    cnnzoo.create_model(folder, pretrained=True)
-
-
 @pytest.mark.parametrize("name", each(NAMES))
 def test_a_folder_loads_as_a_local_hub_repository(name, no_network):
     loaded = timm.create_model(f"local-dir:{checkpoints.folder(name)}", pretrained=True).eval()
@@ -381,7 +299,9 @@ def test_the_weights_in_the_wheel_stay_within_sixty_megabytes_and_the_others_are
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".textbook_fashion_mnist")])
 def test_the_cards_of_the_textbooks_networks_have_the_textbooks_accuracy_beside_ours(name):
     text, section = (checkpoints.folder(name) / "README.md").read_text(), published.TEXTBOOK[name.partition(".")[0]]
-    assert (section.choice or "Nothing was chosen.") in text and "may have been made on the test set" not in text
+    assert (section.choice or "Nothing was chosen.") in text and "which images choices were made" not in text
+    recipe = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
+    assert ("training was in mixed precision (bf16)" in text) is (recipe["amp"] == "bf16")
     training = f"at {section.training}" if section.training else "in fp32"
     row = f"| what the textbook prints, after its own training {training} | {section.printed} % |"
     assert [line for line in text.splitlines() if "the textbook prints" in line] == [row] * bool(section.printed)

@@ -14,11 +14,11 @@ from hub_helpers import fault
 from torch import nn
 
 import cnnzoo
-from cnnzoo import checkpoints, exporting
+from cnnzoo import checkpoints
 from cnnzoo.cli import main
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
-from cnnzoo.errors import CheckpointError, CnnzooError, InputError, UnknownNameError
+from cnnzoo.errors import CheckpointError, CnnzooError, ExportError, InputError, UnknownNameError
 from cnnzoo.exporting import _export, _formats, _seal, _verify
 from cnnzoo.folding import fold
 
@@ -326,7 +326,7 @@ def test_a_file_that_does_something_else_is_not_kept(tmp_path, monkeypatch):
         real(pipeline, example, path, facts, calibration)
 
     monkeypatch.setitem(_formats.FORMATS, "torch_export", wrong)
-    with pytest.raises(exporting.ExportError, match="differ from the model's by 0.01"):
+    with pytest.raises(ExportError, match="differ from the model's by 0.01"):
         cnnzoo.export("lenet_tiny", tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 

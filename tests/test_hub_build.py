@@ -80,7 +80,7 @@ def test_the_card_of_ones_own_pictures_says_nothing_of_fashion(tmp_path, pets):
     card = ModelCard(text)
     assert "Fashion" not in text and "fashion_mnist" not in text and "garment" not in text
     assert "trained on pets" in text and '["cat", "dog"]' in text
-    assert "32 training images, 8 test images" in text and "choices may have been made on the test set" in text
+    assert "32 training images, 8 test images" in text and "cannot say on which images choices were made" in text
     assert card.data.eval_results[0].dataset_type == "imagefolder" and card.data.datasets is None
     assert card.data.license is None
     config = json.loads((folder / "config.json").read_text())

@@ -15,13 +15,11 @@ from click.testing import CliRunner
 from helpers import run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import checkpoints, data
+from cnnzoo import data
 from cnnzoo.cli import main
 from cnnzoo.cli._train import train_
-from cnnzoo.datasets import FASHION_MNIST
-from cnnzoo.errors import CheckpointError, CnnzooError, UnknownNameError
-from cnnzoo.evaluate import class_index, evaluate
-from cnnzoo.holdout import has_seen_holdout
+from cnnzoo.errors import CnnzooError, UnknownNameError
+from cnnzoo.evaluate import evaluate
 from cnnzoo.recipes import RECIPES, Recipe, by_the_book, get_recipe, override
 from cnnzoo.train import _optimizer, _parts
 
@@ -291,91 +289,12 @@ def test_accumulating_gives_the_gradient_of_the_whole_batch(recipe, tmp_path, mi
         torch.testing.assert_close(parts[name], whole[name], rtol=0, atol=1e-5)
 
 
-def test_a_frozen_backbone_stays_and_its_head_learns(recipe, tmp_path, miniature):
-    frozen = override(recipe, model="resnet_tiny", pretrained=True, freeze=True, ema_decay=0.0)
-    run(frozen, tmp_path / "run", miniature)
-    before, after = cnnzoo.create_model("resnet_tiny", pretrained=True).state_dict(), weights(tmp_path / "run")
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"head.fc.weight", "head.fc.bias"}
-
-
-def test_wise_ft_publishes_the_average_of_the_pretrained_and_the_trained_weights(recipe, tmp_path, miniature):
-    tuned = override(recipe, model="resnet_tiny", pretrained=True)
-    run(tuned, tmp_path / "plain", miniature)
-    run(override(tuned, wise_ft=0.25), tmp_path / "wise", miniature)
-    before = cnnzoo.create_model("resnet_tiny", pretrained=True).state_dict()
-    plain, wise = weights(tmp_path / "plain"), weights(tmp_path / "wise")
-    for name in (n for n in before if before[n].is_floating_point()):
-        torch.testing.assert_close(wise[name], 0.25 * before[name] + 0.75 * plain[name])
-
-
 def test_the_last_epoch_has_the_size_that_is_measured_at_however_few_there_are():
     for name in RECIPES:
         for epochs in range(1, 13):
             recipe = get_recipe(name, "nin_tiny", epochs=epochs)
             sizes = [recipe.size_at(epoch, (28, 28)) for epoch in range(epochs)]
             assert sizes[-1] == (28, 28) and sizes == sorted(sizes)
-
-
-def pretrained_on(labels: tuple[str, ...], tmp_path, **fields) -> torch.nn.Module:
-    """What training starts from, for garments that are called so."""
-    split = data.Split(torch.zeros(20, 1, 28, 28, dtype=torch.uint8), torch.arange(20) % 10, info_of(labels))
-    return _parts.make_model(override(Recipe(model="lenet_tiny"), pretrained=True, **fields), split)
-
-
-def info_of(labels: tuple[str, ...]):
-    return dataclasses.replace(FASHION_MNIST, name="folder", labels=labels)
-
-
-def test_a_head_for_other_classes_starts_anew_even_if_there_are_as_many(tmp_path):
-    known = cnnzoo.create_model("lenet_tiny", pretrained=True)
-    model = pretrained_on(tuple("0123456789"), tmp_path, freeze=True)
-    assert model.labels == () and not torch.equal(model.head.fc.weight, known.head.fc.weight)
-    assert all(p.requires_grad for p in model.head.fc.parameters()) and not model.stem[0].conv.weight.requires_grad
-    assert torch.equal(model.stem[0].conv.weight, known.stem[0].conv.weight)
-
-
-@pytest.mark.parametrize("model", ["lenet_tiny", "nin_tiny"])
-def test_a_head_for_the_same_classes_in_another_order_gives_the_same_answers_in_that_order(model, tmp_path):
-    known = cnnzoo.create_model(model, pretrained=True).eval()
-    labels = tuple(sorted(name.lower().replace(" ", "_") for name in FASHION_MNIST.labels))
-    turned = pretrained_on(labels, tmp_path, model=model).eval()
-    order = [class_index(name, FASHION_MNIST.labels) for name in labels]
-    x = torch.rand(3, 1, 28, 28)
-    with torch.inference_mode():
-        torch.testing.assert_close(turned(x), known(x)[:, order])
-    assert turned.labels == labels
-
-
-def test_weights_that_know_the_holdout_are_no_start_for_a_run_that_measures_on_it(recipe, tmp_path, miniature):
-    run(recipe, tmp_path / "knows", miniature)
-    run(recipe, tmp_path / "does_not", miniature, holdout=True)
-    start = override(recipe, pretrained=True, model=str(tmp_path / "knows"))
-    with pytest.raises(CheckpointError, match="have been trained on these images.* trained with --holdout"):
-        run(start, tmp_path / "run", miniature, holdout=True)
-    run(override(start, model=str(tmp_path / "does_not")), tmp_path / "good", miniature, holdout=True)
-    run(override(start, model="lenet_tiny"), tmp_path / "of_other_data", miniature, holdout=True)
-
-
-def test_what_has_seen_a_holdout_is_known_of_names_runs_and_folders(recipe, tmp_path, miniature):
-    run(recipe, tmp_path / "knows", miniature)
-    run(override(recipe, pretrained=True, model=str(tmp_path / "knows")), tmp_path / "again", miniature)
-    recorded = tmp_path / "again" / "recipe.json"  # as if it had been possible, which older versions allowed
-    recorded.write_text(json.dumps(dict(json.loads(recorded.read_text()), holdout=True)))
-    small = miniature[1]
-    seen = [
-        ("lenet_tiny", FASHION_MNIST, True),
-        ("nin_tiny.photo_fashion_mnist", FASHION_MNIST, True),
-        (str(checkpoints.folder("lenet_tiny.fashion_mnist")), FASHION_MNIST, True),
-        ("no_such_model", FASHION_MNIST, True),
-        ("lenet_tiny", info_of(tuple("abc")), False),
-        ("lenet_tiny", small, False),
-        (str(tmp_path / "knows"), small, True),
-        (str(tmp_path / "again"), small, True),
-        (str(tmp_path / "again"), FASHION_MNIST, False),
-    ]
-    for model, info, expected in seen:
-        assert has_seen_holdout(model, info) == expected, (model, info.name)
 
 
 @pytest.mark.parametrize("opt", ["sgd", "nmuon", "adamw"])
@@ -394,11 +313,6 @@ def test_a_batch_of_one_image_that_batch_norm_cannot_take_is_refused_before_trai
     with pytest.raises(CnnzooError, match="1 image at a time .*larger batch_size"):
         run(one, tmp_path / "run", miniature)
     assert not (tmp_path / "run").exists()
-
-
-def test_wise_ft_without_pretrained_weights_is_refused(recipe):
-    with pytest.raises(CnnzooError, match="wise_ft=0.5 was given without pretrained"):
-        override(recipe, wise_ft=0.5)
 
 
 def test_the_loss_of_two_views_punishes_what_their_answers_differ_by(recipe):
@@ -445,8 +359,9 @@ def test_help_has_the_text_of_every_field_and_what_it_is_by_each_recipe():
     shown = " ".join(CliRunner().invoke(main, ["train", "--help"], terminal_width=200).output.split())
     for field, text in texts.items():
         assert field == "model" or text.replace("`", "") in shown, field
-    assert f"Peak learning rate. [default: {get_recipe('standard', 'lenet_tiny').lr}; 0.1 in textbook]" in shown
-    assert "Passes over the training images. [default: 30; 60 in best; 8 in fast; 10 in textbook]" in shown
+    assert "Peak learning rate. [default: 0.01; the section's own in textbook]" in shown
+    assert "Passes over the training images. [default: 30; 60 in best; 8 in fast; the section's own in textbook]" in shown
+    assert "Dropout in the head, 0 to 1. [default: 0; the section's own in textbook]" in shown
     assert "with probability 1/2. [default: yes; no in textbook]" in shown
     assert "Overrides the recipe" not in shown
 

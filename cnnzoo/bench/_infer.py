@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import data, exporting, summary
 from ..datasets import FASHION_MNIST
-from ..errors import CnnzooError
+from ..errors import CnnzooError, ExportError
 from ..inference import evaluation_copy, inference_form
 from ..progress import progress
 from ._peers import PEERS, is_peer, make
@@ -132,7 +132,7 @@ def _timed(
             continue
         try:
             calls.append(_form(model, name, form, scratch, data_dir))
-        except exporting.ExportError:  # its file answers otherwise than the model
+        except ExportError:  # its file answers otherwise than the model
             row["failed"] = "not accurate enough"
             continue
         if not is_peer(name):

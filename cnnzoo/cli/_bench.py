@@ -18,7 +18,7 @@ _COLD = {
 
 @click.group()
 def bench() -> None:
-    """Measure speed on this machine, and what pretraining is worth."""
+    """Measure speed on this machine, and whether pretraining helps."""
 
 
 @bench.command("train")

@@ -17,7 +17,6 @@ _private = click.option(
     show_default=True,
     help="Who can see the repository. One that exists must already be of that kind.",
 )
-_revision = click.option("--revision", metavar="REV", help="A branch; to pull also a tag or a full commit.  [default: main]")
 
 
 @click.command()
@@ -54,7 +53,7 @@ def build(
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODELS")
+@click.argument("models", nargs=-1, required=True, metavar="MODELS...")
 @device_option
 @data_dir_option
 @download_option
@@ -75,7 +74,8 @@ def measure(
 ) -> None:  # fmt: skip
     """Add missing measurements to MODELS.
 
-    These are confusions, calibrated error, and accuracy on spoiled images.
+    These are the confusion matrix, the calibration error at the checkpoint's temperature, and the accuracy on altered
+    images: shifted, noisy, blurred and pale.
     MODELS are checkpoint folders, names of checkpoints, or run folders.
     """
     from .. import hub
@@ -87,7 +87,7 @@ def measure(
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODELS")
+@click.argument("models", nargs=-1, required=True, metavar="MODELS...")
 @json_option
 def verify(models: tuple[str, ...], as_json: bool) -> None:
     """Check that the files of MODELS agree.
@@ -129,7 +129,7 @@ def twin(model: str, out: str) -> None:
 @click.argument("model")
 @click.argument("repo")
 @_private
-@_revision
+@click.option("--revision", metavar="BRANCH", help="The branch to push to.  [default: main]")
 def push(model: str, repo: str, private: bool, revision: str | None) -> None:
     """Publish MODEL as the Hub's REPO (ORG/NAME).
 
@@ -143,7 +143,7 @@ def push(model: str, repo: str, private: bool, revision: str | None) -> None:
 
 @click.command()
 @click.argument("repo")
-@_revision
+@click.option("--revision", metavar="REV", help="A branch, a tag or a full commit.  [default: main]")
 @click.option("--cache-dir", metavar="DIR", help="Where downloads are kept.  [default: the Hub client's cache]")
 def pull(repo: str, revision: str | None, cache_dir: str | None) -> None:
     """Load the Hub's REPO (ORG/NAME) and verify it. It is fetched into the cache."""

@@ -112,7 +112,7 @@ def _list_results(rows: list[dict], as_json: bool) -> None:
         "calibrated",
         "epochs",
         "min",
-        "img/s",
+        "train-img/s",
     )
     table(header, cells)
     if elsewhere := [r["checkpoint"] for r in rows if not r["bundled"]]:

@@ -11,7 +11,7 @@ import click
 import torch
 
 from ..data import Split
-from ..recipes import RECIPES, Recipe, get_recipe, override
+from ..recipes import BY_SECTION, RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
 from ._common import Stopped, data_dir_option, download_option, json_option, may_download
 
@@ -27,13 +27,15 @@ def _recipe_options(command: Callable) -> Callable:
         names = [f"--{flag}/--no-{flag}" if kinds[field.name] is bool else f"--{flag}"]
         names += ["--data"] if field.name == "dataset" else []
         text = texts.get(field.name, "").replace("`", "")
-        text += f"  [default: {_defaults({name: fields[field.name] for name, fields in recipes.items()})}]"
+        values = {name: fields[field.name] for name, fields in recipes.items()}
+        text += f"  [default: {_defaults(values, field.name in BY_SECTION)}]"
         command = click.option(*names, field.name, type=kinds[field.name], default=None, help=text)(command)
     return command
 
 
-def _defaults(values: dict[str, Any]) -> str:
-    """What a field is by each recipe: that of the recipe `standard`, and where others differ."""
+def _defaults(values: dict[str, Any], by_section: bool) -> str:
+    """What a field is by each recipe: that of the recipe `standard`, and where others differ; `by_section` says that
+    `textbook` has another value for each section of the book."""
 
     def shown(value: Any) -> str:
         if isinstance(value, bool):
@@ -41,8 +43,10 @@ def _defaults(values: dict[str, Any]) -> str:
         return (value or "none") if isinstance(value, str) else f"{value:g}"
 
     usual = values["standard"]
-    others = [f"{shown(value)} in {name}" for name, value in values.items() if value != usual]
-    return "; ".join([shown(usual), *others])
+    shown_by = {name: shown(value) for name, value in values.items() if value != usual}
+    if by_section:
+        shown_by["textbook"] = "the section's own"
+    return "; ".join([shown(usual), *(f"{value} in {name}" for name, value in shown_by.items())])
 
 
 def _show_start(recipe: dict[str, Any], split: Split, judge: Split, divided: bool) -> None:

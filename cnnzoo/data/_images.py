@@ -44,6 +44,10 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
 
     Returns:
         A torchvision transform from image to float tensor `(C, H, W)`.
+
+    Raises:
+        InputError: The model takes another number of channels than 1 or 3; or, when it is called, the image is none, or is
+            so narrow that nothing of it would be left.
     """
     from timm.data import resolve_input_data_config
     from torchvision.transforms import v2

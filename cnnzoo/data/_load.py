@@ -27,7 +27,28 @@ def load_split(
     image_size: tuple[int, int, int] | None = None,
     skip_broken: bool = False,
 ) -> Split:
-    """Reads one split of a data set; see `load_splits`, which reads several at the cost of one."""
+    """Reads one split of a data set.
+
+    `load_splits` reads several at the cost of one. It has the same arguments, and says more about each.
+
+    Args:
+        name: Of the data set: `"fashion_mnist"`, one of torchvision's (`"mnist"`, `"cifar10"`, ...), `"folder"`, or
+            `"hfds/ORG/NAME"`.
+        split: `"train"`, `"test"`, `"fit"` or `"holdout"`.
+        data_dir: Folder of the data; `default_data_dir()` if None.
+        download: Fetch what is missing.
+        image_size: Channels (1 or 3), height and width to make of every image; the set's own if None.
+        skip_broken: Leave out, with a warning, pictures that cannot be read.
+
+    Returns:
+        A `Split`: its `images` are uint8 `(N, C, H, W)`, its `labels` class indices `(N,)`, and its `info` has classes,
+        counts, mean and std.
+
+    Raises:
+        UnknownNameError: There is no such data set or split.
+        DataError: A file is missing, truncated, altered or unreadable.
+        CnnzooError: `image_size` is not three whole numbers as above.
+    """
     return load_splits(
         name, (split,), data_dir=data_dir, download=download, image_size=image_size, skip_broken=skip_broken
     )[0]  # fmt: skip

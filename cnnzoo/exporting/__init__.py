@@ -7,8 +7,5 @@ from ._export import DTYPES, export
 from ._exported import Exported, load_exported
 from ._formats import FORMATS, compiled
 from ._pipeline import Pipeline, make_pipeline
-from ._verify import ExportError
 
-__all__ = [
-    "DTYPES", "FORMATS", "ExportError", "Exported", "Pipeline", "compiled", "export", "load_exported", "make_pipeline",
-]  # fmt: skip
+__all__ = ["DTYPES", "FORMATS", "Exported", "Pipeline", "compiled", "export", "load_exported", "make_pipeline"]

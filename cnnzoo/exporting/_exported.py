@@ -74,6 +74,12 @@ class Exported:
 def load_exported(path: str | Path) -> Exported:
     """Opens a file that `export` wrote, of any format, once its digest has shown that not a bit of it has changed.
 
+    Args:
+        path: A `.pt2` or `.onnx` file.
+
+    Returns:
+        A function from images to their labels and probabilities; see `Exported.predict`.
+
     Raises:
         CheckpointError: The file is missing, damaged, or not one of ours.
         CnnzooError: The package that runs it is not installed, or it is for a GPU and there is none.

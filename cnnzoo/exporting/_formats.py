@@ -125,6 +125,9 @@ def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]
 
     Returns:
         What maps such images to the model's outputs.
+
+    Raises:
+        UnknownNameError, CheckpointError, HubError: For a name, as `registry.create_model`.
     """
     if isinstance(model, str):
         model = registry.create_model(model, pretrained=True)

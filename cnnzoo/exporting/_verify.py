@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
-from ..errors import CnnzooError
+from ..errors import ExportError
 from ._exported import load_exported
 from ._pipeline import Pipeline, make_pipeline
 
@@ -17,10 +17,6 @@ _BATCHES = (1, 2, 17)  # compared with the model: one, the one it was traced wit
 _TOLERANCE = 1e-4  # of fp32 logits
 _POINTS = {"bf16": 0.1, "int8": 0.3}  # of top-1 on the test set that a smaller type may lose, in percent
 _PART = 500  # images at a time
-
-
-class ExportError(CnnzooError):
-    """A model that cannot be exported, or a file that does not do what the model does."""
 
 
 def example(pipeline: Pipeline, batch: int) -> Tensor:

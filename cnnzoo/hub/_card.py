@@ -112,7 +112,7 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
     start += taught_by(m, quote="`")
     book = info.name in HUB_IDS and by_the_book(recipe)
     section = published.TEXTBOOK.get(m["model"]) if book else None
-    choices = text.BY_THE_BOOK if book else text.CHOICES if "holdout_top1" in m else text.NO_CHOICES
+    choices = text.BY_THE_BOOK if book else text.CHOICES if "holdout_top1" in m else _no_choices(m, info)
     return text.ACCURACY.format(
         m=m,
         info=info,
@@ -123,7 +123,11 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         book=text.BOOK.format(_training_of(section), section.printed) if section and section.printed else "",
         trained=text.TRAINED.format(info=info, m=m, start=start),
         averaged=_averaged(recipe),
-        choices=choices.format(info=info, choice=(section and section.choice) or text.NO_CHOICE),
+        choices=choices.format(
+            info=info,
+            choice=(section and section.choice) or text.NO_CHOICE,
+            amp=text.IN_BF16 if recipe.get("amp") == "bf16" else "",
+        ),
         uncertainty=uncertainty(m["top1"], info),
         minutes=_minutes(m["minutes"]),
         calibrated=text.CALIBRATED.format(m=m) if "ece_calibrated" in m else text.NOT_CALIBRATED,
@@ -134,6 +138,15 @@ def _accuracy(m: dict[str, Any], recipe: dict[str, Any], info: DatasetInfo) -> s
         if "confusion" in m
         else "",
     )
+
+
+def _no_choices(m: dict[str, Any], info: DatasetInfo) -> str:
+    """Of a checkpoint without a run on the holdout; how the zoo chose the settings of its own for photos is known."""
+    name = full_name(m, info)
+    if m.get("tag") != registry.PHOTO_TAG or name not in checkpoints.names():
+        return text.NO_CHOICES
+    own = checkpoints.metrics(name)  # compared by what the 3-channel twin has too
+    return text.PHOTO_CHOICES if all(m.get(k) == own.get(k) for k in ("command", "loss", "minutes")) else text.NO_CHOICES
 
 
 def _training_of(section: published.Section) -> str:

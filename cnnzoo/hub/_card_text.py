@@ -109,7 +109,9 @@ ROBUST = """Accuracy on altered test images, made by `cnnzoo.robustness`:
 """
 
 PHOTOS = """On photos of garments, each treated as `cnnzoo predict` treats photos, {m[top1]:.1f} % of {m[count]} get the
-right label (`cnnzoo eval {name} --dataset folder --photo auto`). The photos are not published.
+right label (`cnnzoo eval {name} --dataset folder --photo auto --data-dir DIR`).
+The photos are not published. The steps by which cnnzoo treats photos were chosen on a set of 157 photos. If these are the
+same photos, expect a lower percentage on others.
 
 """
 
@@ -123,13 +125,20 @@ Choices were made on the last {info.holdout:,} training images, by runs that did
 the test set after training."""
 
 NO_CHOICES = """\
-The run read the test set ({info.num_test:,} images) after training. No run that left out training images for making choices
-is known, so choices may have been made on the test set."""
+The run read the test set ({info.num_test:,} images) after training. No run on a holdout belongs to this checkpoint,
+so it has no temperature, and this card cannot say on which images choices were made."""
+
+# Of the zoo's own checkpoints for photos: nobody else's.
+PHOTO_CHOICES = """\
+The run read the test set ({info.num_test:,} images) after training. The training began with weights that had seen
+all training images, so there could be no holdout, and the checkpoint has no temperature. Its settings were chosen by the
+accuracy on test images and on the photos below, so expect a little less on other images."""
 
 BY_THE_BOOK = """\
-Network and recipe are the textbook's, except that images are normalised.
+Network and recipe are the textbook's, except that images are normalised{amp}.
 {choice}
 The run read the test set ({info.num_test:,} images) after training."""
+IN_BF16 = ",\nand that the training was in mixed precision (bf16); the textbook's is in fp32"
 NO_CHOICE = "Nothing was chosen."
 
 UNMEASURED = "Not measured. The folder was made from a model: nothing in it says how that was trained, or how good it is."

@@ -51,6 +51,9 @@ def pull(
         cache_dir: The Hub client's cache, its default if None.
         deadline: Seconds until it is given up.
 
+    Returns:
+        The model in evaluation mode, with its labels, its transform and the commit; see `Pulled`.
+
     Raises:
         HubError: The repository, the revision or a file cannot be had.
         CheckpointError: What came is damaged, not what its hash says, or no model of the zoo.

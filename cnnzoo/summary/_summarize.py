@@ -111,6 +111,9 @@ def summarize(model: nn.Module, input_size: tuple[int, ...], depth: int | str | 
         depth: Levels of nested modules to list: 1 for the children of the model only, None for all, `"auto"` for as many as
             go into 40 lines, which is all of a small network. A container that is never called itself is no level.
 
+    Returns:
+        A `Summary`, which prints as a table.
+
     Raises:
         InputError: `depth` is none of these, or `model` cannot run on such an image.
     """
