@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from .data import labelled_files
-from .errors import DataError
-from .evaluate import Metrics, class_index, measure
+from .evaluate import Metrics, class_places, measure
 from .inference import class_labels, inference_form, reader, temperature
 from .progress import progress
 
@@ -38,17 +37,13 @@ def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto")
         photo: What to do with them, see `inference.reader`.
 
     Raises:
-        DataError: The folder has no classes, one is empty, or one is none of the model's.
-        InputError: A file is no image that can be read.
+        DataError: The folder has no classes, or one is empty.
+        InputError: A class is none of the model's, or two are the same one; or a file is no image that can be read.
     """
     labels = class_labels(model)
     files = labelled_files(Path(data_dir))
-    places = {name: class_index(name, labels) for _, name in files}
-    if strangers := sorted(name for name, place in places.items() if place is None):
-        raise DataError(
-            f"{data_dir} has classes that the model does not know: {', '.join(strangers[:5])}. Allowed: {', '.join(labels)}."
-            " Rename the folders."
-        )
+    names = sorted({name for _, name in files})
+    places = dict(zip(names, class_places(names, labels, str(data_dir)), strict=True))
     read, form = reader(model, photo), inference_form(model, len(files))
     inputs = [read(path) for path, _ in progress(files, "reading photos")]
     logits = torch.cat([form(i.pixels[None]).cpu() for i in inputs]) / temperature(model)  # (N, K)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,3 +208,31 @@ def test_a_model_that_is_not_the_checkpoints_has_no_temperature():
     assert model.temperature != 1  # the same logits on gray images
     model.reset_classifier(10)
     assert model.temperature == 1
+
+
+# -- whose classes are whose ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [("A", "B", "a", "b"), ("C", "C++"), ("10", "1.0"), ("A/b", "A")])
+def test_each_class_finds_itself_among_labels_that_differ_in_case_or_punctuation(labels, tiny_split):
+    for order in (labels, labels[::-1]):
+        assert [evaluate.class_index(name, order) for name in labels] == [order.index(name) for name in labels]
+    model = cnnzoo.create_model("lenet_tiny", num_classes=len(labels))
+    model.labels = labels
+    two = replace(tiny_split, labels=tiny_split.labels % 2, info=replace(tiny_split.info, labels=labels[-2:]))
+    m = evaluate.evaluate(model, two)
+    last = [int(n) for n in two.labels.bincount()]
+    assert [sum(row) for row in m.confusion] == [0] * (len(labels) - 2) + last
+
+
+def test_a_class_in_another_spelling_is_found_unless_several_labels_would_do():
+    assert [evaluate.class_index(n, ("Ankle boot", "T-shirt/top")) for n in ("ankle_boot", "tshirt")] == [0, 1]
+    assert evaluate.class_index("c", ("C", "C++")) is None
+
+
+def test_two_classes_that_are_one_to_the_model_are_refused(tiny_split):
+    model = cnnzoo.create_model("lenet_tiny", num_classes=2)
+    model.labels = ("cat", "dog")
+    split = replace(tiny_split, info=replace(tiny_split.info, labels=("cat", "Dog", "dog")))
+    with pytest.raises(InputError, match="classes Dog, dog, and all of them mean dog.*Rename the others"):
+        evaluate.evaluate(model, split)

@@ -169,6 +169,9 @@ def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
     (tmp_path / "bag").rename(tmp_path / "cat")
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1 and "does not know: cat" in result.output
+    (tmp_path / "cat").rename(tmp_path / "TROUSER")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and "TROUSER, trouser, and all of them mean Trouser" in result.output
 
 
 @pytest.mark.parametrize("skin", [(241, 194, 167), (198, 134, 98), (92, 58, 42)], ids=["light", "medium", "dark"])
