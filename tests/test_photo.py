@@ -1,11 +1,12 @@
 """Photos: every step to the data set's format, and that garments are named whatever the background."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 import cnnzoo
@@ -139,6 +140,35 @@ def test_any_picture_that_shows_something_becomes_28x28(width, height, mode, see
 def test_nothing_but_background_is_refused(how):
     with pytest.raises(InputError, match="shows only background"):
         how(Image.new("RGB", (50, 50), (240, 240, 238)))
+
+
+def chequered(height: int, width: int, side: int) -> Image.Image:
+    return Image.fromarray((np.indices((height, width)) // side).sum(0).astype(np.uint8) % 2 * 255)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 6), st.integers(0, 99))
+@example(64, 64, 8, 0)  # every pixel is as far from the background as any other
+@example(3, 9, 1, 0)
+@example(27, 3, 1, 0)
+def test_any_small_picture_gets_an_answer_or_is_refused_in_words(height, width, side, seed):
+    random = np.random.default_rng(seed).choice(np.array([0, 128, 255], dtype=np.uint8), (height, width))
+    image = chequered(height, width, side) if side else Image.fromarray(random)
+    try:
+        assert len(cnnzoo.predict(_lenet(), image)) == 1
+    except InputError as e:
+        assert "transparent" not in str(e)  # these pictures are opaque
+
+
+@functools.cache
+def _lenet():
+    return cnnzoo.create_model("lenet_tiny", pretrained=True)
+
+
+def test_a_picture_without_a_garment_says_whether_it_is_chequered_or_transparent():
+    with pytest.raises(InputError, match="No garment can be told from the background"):
+        photo_steps(chequered(64, 64, 8))
+    with pytest.raises(InputError, match="completely transparent"):
+        photo_steps(Image.new("RGBA", (50, 50), (255, 0, 0, 0)))
 
 
 def test_the_command_names_photos_says_so_and_draws_the_steps(tmp_path):
