@@ -168,6 +168,19 @@ def test_what_is_no_image_is_refused(model, images, words):
         cnnzoo.predict(model, images)
 
 
+@pytest.mark.parametrize("size", [(50, 50), (30_000, 2)], ids=["only background", "too elongated"])
+def test_of_many_images_the_bad_one_is_named(model, tiny_split, tmp_path, size):
+    good, bad = tiny_split.images[0], Image.new("RGB", size, "white")
+    bad.save(tmp_path / "bad.png")
+    for source, name in ((tmp_path / "bad.png", str(tmp_path / "bad.png")), (bad, "Image 2 of 3")):
+        with pytest.raises(InputError, match=f"^{re.escape(name)}: "):
+            cnnzoo.predict(model, [good, source, good])
+    with pytest.raises(InputError, match="^no/such.png does not exist"):  # which has its path already
+        cnnzoo.predict(model, [good, "no/such.png"])
+    with pytest.raises(InputError, match="^(The photo|An image)"):
+        cnnzoo.predict(model, bad)
+
+
 @pytest.mark.parametrize("topk", [0, 11, -1])
 def test_more_answers_than_classes_are_refused(model, tiny_split, topk):
     with pytest.raises(InputError, match="1 to 10"):
