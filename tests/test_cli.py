@@ -250,6 +250,7 @@ def test_wrong_use_is_exit_code_two(args):
 
 
 def test_a_data_folder_without_the_data_is_named(tmp_path):
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
     result = run("eval", "lenet_tiny", "--data-dir", tmp_path, code=1)
     assert str(tmp_path) in result.output
     assert "t10k-images-idx3-ubyte.gz" in result.output

@@ -85,6 +85,11 @@ def may_download(data_dir: str | None, asked: bool | None) -> bool:
     return data_dir is None and "CNNZOO_DATA_DIR" not in os.environ
 
 
+def chosen_dataset(named: str | None, usual: str, data_dir: str | None, download: bool) -> str:
+    """The data set that is meant: the one that was named, else what lies in the folder that was given, else `usual`."""
+    return named or (data.dataset_in(data_dir, usual, download) if data_dir else usual)
+
+
 def pretrained(model: str, device: str = "cpu") -> nn.Module:
     """The model with its weights, on a device; `model` is whatever `resolve` takes."""
     from .. import registry
@@ -99,13 +104,12 @@ def images_for(
     from .. import evaluate
 
     cfg = getattr(network, "pretrained_cfg", None) or {}
-    if dataset is None and data_dir and data.is_image_folder(data_dir):
-        dataset = "folder"
-    dataset = dataset or trained_on(cfg.get("tag") or "")
+    download = may_download(data_dir, download)
+    dataset = chosen_dataset(dataset, trained_on(cfg.get("tag") or ""), data_dir, download)
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
     size = data.reading_size(dataset, (network.in_chans, *cfg["input_size"][1:]))
-    found = data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download), image_size=size)
+    found = data.load_split(dataset, split, data_dir=data_dir, download=download, image_size=size)
     return evaluate.as_trained(network, found)
 
 

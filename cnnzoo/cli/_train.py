@@ -13,7 +13,7 @@ import torch
 from ..data import Split
 from ..recipes import RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
-from ._common import Stopped, data_dir_option, download_option, json_option, may_download
+from ._common import Stopped, chosen_dataset, data_dir_option, download_option, json_option, may_download
 
 
 def _recipe_options(command: Callable) -> Callable:
@@ -72,6 +72,15 @@ def _understood(split: Split, judge: Split, side: int, holdout: bool, divided: b
     )
 
 
+def _chosen(model: str, recipe: str, data_dir: str | None, download: bool, fields: dict[str, Any]) -> Recipe:
+    """The recipe for MODEL, and for the data set that is meant, with the fields that were typed; the others are None."""
+    from .. import registry
+
+    arch = name_of(registry.create_model(model, device="meta"))  # MODEL may be a folder, say
+    found = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
+    return override(found, dataset=chosen_dataset(fields["dataset"], found.dataset, data_dir, download))
+
+
 @click.command("train")
 @click.argument("model")
 @click.option("--recipe", default="standard", show_default=True, help=f"One of: {', '.join(RECIPES)}.")
@@ -92,20 +101,18 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 
     A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
     """
-    from .. import data, registry, train
+    from .. import data, train
 
-    if fields["dataset"] is None and data_dir and data.is_image_folder(data_dir):
-        fields["dataset"] = "folder"
+    download = may_download(data_dir, download)
+    chosen = _chosen(model, recipe, data_dir, download, fields)
 
     def show(resolved: dict[str, Any], split: Split, judge: Split) -> None:
         divided = resolved["dataset"] == "folder" and not data.has_test_folder(data_dir)
         _show_start(resolved, split, judge, divided)
 
-    arch = name_of(registry.create_model(model, device="meta"))  # MODEL may be a folder, say
-    chosen = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
     try:
         metrics = train.train(
-            chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
+            chosen, out, data_dir=data_dir, download=download,
             holdout=holdout, resume=resume, device=device, track=track, skip_broken=skip_broken,
             on_start=show,
         )  # fmt: skip
@@ -134,8 +141,8 @@ def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> Non
     """
     from .. import train
 
-    chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
     download = may_download(data_dir, download)
+    chosen = _chosen(model, recipe, data_dir, download, fields)
     train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download)
     click.echo(f"{out} holds the answers to {views} epochs of images. Train with them: --answers {out}")
 

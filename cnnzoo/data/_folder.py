@@ -1,13 +1,15 @@
 """A user's own pictures: a folder per class."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..datasets import DATASETS
-from ..errors import DataError, system_errors
+from ..errors import DataError, shown_path, system_errors
+from ..files import open_file
 from ._images import read_images
 from ._sources import TEST_NAMES, Raw, divide
 
@@ -74,22 +76,41 @@ def labelled_files(root: Path) -> list[tuple[Path, str]]:
     return [(path, name) for name in sorted(files) for path in files[name]]
 
 
-def is_image_folder(data_dir: str | Path) -> bool:
-    """Whether there are pictures in `data_dir/CLASS/` or `data_dir/train/CLASS/`, so that it is the data set `folder`.
+@system_errors()
+def dataset_in(data_dir: str | Path, usual: str, download: bool = False) -> str:
+    """The data set of a folder, where none was named: `"folder"` for pictures in `CLASS/` or `train/CLASS/`, else `usual`.
 
     Where the files of a data set lie that has a name, other pictures may lie beside them.
+
+    Raises:
+        DataError: There is no such folder, or it has neither, and `usual` is not to be downloaded into it.
     """
+    root, info = Path(data_dir).expanduser(), DATASETS.get(usual)
+    if any((root / known.folder).is_dir() for known in DATASETS.values()):
+        return usual
+    if root.is_dir() and any(_is_picture(path) for entry in _class_folders(root) for path in _inside(entry)):
+        return "folder"
+    if download or info is None:
+        return usual
+    wrong = "has no pictures in class folders" if root.is_dir() else "is a file" if root.exists() else "does not exist"
+    raise DataError(
+        f"{shown_path(root)} was given for the data, but it {wrong}. Allowed is a folder in which the pictures of each "
+        "class have a folder of its name, CLASS/*.png (or train/CLASS/*.png and test/CLASS/*.png), or one with "
+        f"{info.folder} for {info.title}. Pass such a folder, or name another data set: --dataset."
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is one by its ending, or, if it has none, by its first bytes."""
     from PIL import Image
 
-    if any((Path(data_dir).expanduser() / info.folder).is_dir() for info in DATASETS.values()):
+    if path.suffix:
+        return path.suffix.lower() in Image.registered_extensions() and path.is_file()
+    try:
+        with open_file(path) as file, Image.open(file):
+            return True
+    except Exception:  # each format's reader raises kinds of its own
         return False
-    endings = tuple(Image.registered_extensions())
-    return any(
-        path.name.lower().endswith(endings)
-        for pattern in ("*/*", "*/*/*")
-        for path in Path(data_dir).expanduser().glob(pattern)
-        if path.is_file()
-    )
 
 
 def has_test_folder(data_dir: str | Path) -> bool:
@@ -99,14 +120,14 @@ def has_test_folder(data_dir: str | Path) -> bool:
 
 def _layout(root: Path) -> tuple[Path, Path | None]:
     """The folder of training classes, and that of test classes if it is another."""
-    folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    folders = {p.name.lower(): p for p in _class_folders(root)}
     train = next((folders[n] for n in _TRAIN_NAMES if n in folders), None)
     test = next((folders[n] for n in TEST_NAMES if n in folders), None)
     if train and test:
         return train, test
     # A class may well be called train, but then it has pictures and no classes of its own.
     for lone in filter(None, (train, test)):
-        if any(p.is_dir() for p in lone.iterdir()):
+        if _class_folders(lone):
             raise DataError(
                 f"{root} has only the folder {lone.name}. Allowed are train and test (or {', '.join(TEST_NAMES[1:])}) side "
                 f"by side, or class folders. Add the other one, or pass {lone} itself: then a fifth of it is for testing."
@@ -119,24 +140,31 @@ def _refuse(e: OSError) -> None:
     raise e
 
 
+def _class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden, sorted."""
+    return [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not _hidden(entry.name)]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """All files at any depth that are not hidden."""
+    seen = set()
+    for place, inner, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        seen.add(os.path.realpath(place))
+        # A link may lead back to where it is, which would go on for ever.
+        inner[:] = [n for n in inner if not _hidden(n) and os.path.realpath(os.path.join(place, n)) not in seen]
+        yield from (Path(place, n) for n in names if not _hidden(n))
+
+
 def _files(folder: Path) -> dict[str, list[Path]]:
     """The files of each class, at any depth, sorted. All that is not hidden has to be an image: nothing is passed over."""
     found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or _hidden(entry.name):
-            continue
-        paths = []
-        seen = set()
-        for place, inner, names in os.walk(entry, onerror=_refuse, followlinks=True):
-            seen.add(os.path.realpath(place))
-            # A link may lead back to where it is, which would go on for ever.
-            inner[:] = [n for n in inner if not _hidden(n) and os.path.realpath(os.path.join(place, n)) not in seen]
-            paths += [Path(place, n) for n in names if not _hidden(n)]
+    for entry in _class_folders(folder):
+        paths = sorted(_inside(entry))
         if not paths:
             raise DataError(
                 f"The class folder {entry} is empty; at least one picture is needed. Add one, or remove the folder."
             )
-        found[entry.name] = sorted(paths)
+        found[entry.name] = paths
     return found
 
 
