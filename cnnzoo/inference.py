@@ -249,6 +249,20 @@ def class_count(model: nn.Module) -> int:
     return count
 
 
+def check_photo_model(model: nn.Module, photo_model: nn.Module | None) -> None:
+    """Sees that a second model can answer in the place of the first, for photos; None always can.
+
+    Raises:
+        InputError: It has other classes or channels.
+    """
+    if photo_model is None:
+        return
+    if (class_labels(photo_model), photo_model.in_chans) != (class_labels(model), model.in_chans):
+        raise InputError(
+            "The model and its photo_model have different classes or channels. Pass two models of the same data set."
+        )
+
+
 def with_levels(model: Any) -> nn.Module:
     """The model itself, which can be looked into level by level.
 

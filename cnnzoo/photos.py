@@ -1,14 +1,15 @@
 """How good a model is on a folder of photos, through the same steps that `predict` takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .data import labelled_files
 from .evaluate import Metrics, class_places, measure
-from .inference import class_labels, inference_form, reader, temperature
+from .inference import check_photo_model, class_labels, inference_form, reader, temperature
 from .progress import progress
 
 
@@ -28,25 +29,32 @@ class PhotoMetrics:
     other_top1: float | None
 
 
-def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto") -> PhotoMetrics:
+def evaluate_photos(
+    model: nn.Module, data_dir: str | Path, photo: str = "auto", *, photo_model: nn.Module | None = None
+) -> PhotoMetrics:
     """Measures a model on pictures of any kind.
 
     Args:
         model: A classifier.
-        data_dir: A folder for each class, `CLASS/*.jpg`, or these in `test/`; names as the model's labels, in any spelling.
+        data_dir: A folder for each class, `CLASS/*.jpg`, named as the model's labels, in any spelling. If it has a folder
+            `test` of such (or `val` and the like), its pictures alone are measured on.
         photo: What to do with them, see `inference.reader`.
+        photo_model: What answers for those that are treated as photos, see `predict`; `model` itself if None.
 
     Raises:
         DataError: The folder has no classes, or one is empty.
-        InputError: A class is none of the model's, or two are the same one; or a file is no image that can be read.
+        InputError: A class is none of the model's, or two are the same one; or a file is no image that can be
+            read; or `photo_model` has other classes or channels.
     """
     labels = class_labels(model)
-    files = labelled_files(Path(data_dir))
+    check_photo_model(model, photo_model)
+    files = labelled_files(data_dir)
     names = sorted({name for _, name in files})
     places = dict(zip(names, class_places(names, labels, str(data_dir)), strict=True))
-    read, form = reader(model, photo), inference_form(model, len(files))
+    read, forms = reader(model, photo), {False: _scaled(model, len(files))}
+    forms[True] = forms[False] if photo_model is None else _scaled(photo_model, len(files))
     inputs = [read(path) for path, _ in progress(files, "reading photos")]
-    logits = torch.cat([form(i.pixels[None]).cpu() for i in inputs]) / temperature(model)  # (N, K)
+    logits = torch.cat([forms[i.photo](i.pixels[None]) for i in inputs])  # (N, K)
     truth = torch.tensor([places[name] for _, name in files])
     right, warned = logits.argmax(1) == truth, torch.tensor([bool(i.warnings) for i in inputs])
 
@@ -54,3 +62,9 @@ def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto")
         return round(100 * right[chosen].float().mean().item(), 2) if chosen.any() else None
 
     return PhotoMetrics(measure(logits, truth), int(warned.sum()), share(warned), share(~warned))
+
+
+def _scaled(model: nn.Module, images: int) -> Callable[[Tensor], Tensor]:
+    """What gives a model's logits at its temperature, on the CPU; made for so many `images`."""
+    form, divisor = inference_form(model, images), temperature(model)
+    return lambda pixels: form(pixels).cpu() / divisor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .inference import Input, class_count, class_labels, inference_form, reader, temperature
+from .inference import Input, check_photo_model, class_count, class_labels, inference_form, reader, temperature
 from .progress import progress
 from .registry import create_model, photo_weights
 
@@ -74,10 +74,7 @@ def predict(
     forms[True] = forms[False] if photo_model is None else _probabilities(photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
-    if photo_model is not None and (class_labels(photo_model), photo_model.in_chans) != (labels, model.in_chans):
-        raise InputError(
-            "The model and its photo_model have different classes or channels. Pass two models of the same data set."
-        )
+    check_photo_model(model, photo_model)
     read = reader(model, photo)
     answers: list[Answer] = []
     for start in progress(range(0, len(batch), _CHUNK), "predicting", unit="batch"):

@@ -10,11 +10,13 @@ from hypothesis import example, given, strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 import cnnzoo
+from cnnzoo import registry
 from cnnzoo.cli import main
 from cnnzoo.data import in_format, photo_steps
 from cnnzoo.data._makers import makers_steps
 from cnnzoo.drawings import garments
 from cnnzoo.errors import InputError, UnknownNameError
+from cnnzoo.photos import evaluate_photos
 
 
 def as_photo(
@@ -202,6 +204,30 @@ def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
     (tmp_path / "cat").rename(tmp_path / "TROUSER")
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1 and "TROUSER, trouser, and all of them mean Trouser" in result.output
+
+
+def test_eval_measures_photos_with_the_weights_that_predict_uses_for_them(tmp_path):
+    for name in ("Bag", "Shirt"):
+        (tmp_path / "test" / name).mkdir(parents=True)  # test/ alone will do, since nothing is trained on
+        as_photo(garments()[name], light=True).save(tmp_path / "test" / name / "photo.png")
+    place = ["--dataset", "folder", "--data-dir", str(tmp_path), "--photo", "auto"]
+    found = json.loads(CliRunner().invoke(main, ["eval", "nin_tiny", *place, "--json"]).stdout)
+    special = registry.photo_weights("nin_tiny")
+    usual, other = (cnnzoo.create_model(name, pretrained=True) for name in ("nin_tiny", special))
+    losses = [evaluate_photos(usual, tmp_path, photo_model=m).metrics.loss for m in (other, None)]
+    assert found["loss"] == losses[0] != losses[1] and found["photo_weights"] == special
+    assert f"with {special}" in CliRunner().invoke(main, ["eval", "nin_tiny", *place]).output
+    plain = json.loads(CliRunner().invoke(main, ["eval", "nin_tiny.fashion_mnist", *place, "--json"]).stdout)
+    assert plain["loss"] == losses[1] and plain["photo_weights"] is None
+    with pytest.raises(InputError, match="different classes"):
+        evaluate_photos(usual, tmp_path, photo_model=cnnzoo.create_model("lenet_tiny", num_classes=3))
+
+
+@pytest.mark.parametrize("more", [["--tta"], ["--split", "train"]])
+def test_eval_of_photos_refuses_what_it_would_not_heed(more, tmp_path):
+    command = ["eval", "lenet_tiny", "--dataset", "folder", "--data-dir", str(tmp_path), "--photo", "auto", *more]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2 and "leave out --tta and --split" in result.output
 
 
 @pytest.mark.parametrize("skin", [(241, 194, 167), (198, 134, 98), (92, 58, 42)], ids=["light", "medium", "dark"])

@@ -97,6 +97,14 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
     return registry.on_device(registry.create_model(model, pretrained=True), device)
 
 
+def with_photo_weights(model: str, device: str) -> tuple[nn.Module, str | None, nn.Module | None]:
+    """The model, and what answers for photos in its place: its name and itself, or None twice."""
+    from .. import registry
+
+    special = registry.photo_weights(model)
+    return pretrained(model, device), special, pretrained(special, device) if special else None
+
+
 def images_for(
     network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
 ) -> data.Split:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import click
-from torch import nn
 
 from .. import data, inference
 from ..errors import CnnzooError
@@ -20,6 +19,7 @@ from ._common import (
     photo_option,
     pretrained,
     table,
+    with_photo_weights,
 )  # fmt: skip
 
 
@@ -183,7 +183,8 @@ def summary_(model: str, depth: int | None, as_json: bool) -> None:
     type=click.Choice(data.PHOTO),
     default="never",
     show_default=True,
-    help="With --dataset folder: measure on all of its pictures, treated as photos, as predict does it.",
+    help="With --dataset folder: measure on all of its pictures (if it has test/, on those in there), treated as photos, by "
+    "the weights that predict uses for photos.",
 )
 @device_option
 @data_dir_option
@@ -196,10 +197,14 @@ def eval_(
     """Measure the accuracy of a pretrained MODEL."""
     from .. import evaluate, registry
 
-    network = pretrained(model, device)
     if photo != "never":
-        _eval_photos(network, model, dataset, data_dir, photo, as_json)
+        if dataset != "folder" or data_dir is None:
+            raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
+        if tta or split != "test":
+            raise click.UsageError("--photo measures as predict answers: leave out --tta and --split, or --photo.")
+        _eval_photos(model, data_dir, photo, device, as_json)
         return
+    network = pretrained(model, device)
     images = images_for(network, split, data_dir, download, dataset)
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
@@ -217,17 +222,14 @@ def eval_(
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
 
-def _eval_photos(
-    network: nn.Module, model: str, dataset: str | None, data_dir: str | None, photo: str, as_json: bool
-) -> None:  # fmt: skip
+def _eval_photos(model: str, data_dir: str, photo: str, device: str, as_json: bool) -> None:
     from .. import photos
 
-    if dataset != "folder" or data_dir is None:
-        raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
-    found = photos.evaluate_photos(network, data_dir, photo)
+    network, special, for_photos = with_photo_weights(model, device)
+    found = photos.evaluate_photos(network, data_dir, photo, photo_model=for_photos)
     m = found.metrics
     if as_json:
-        shown = dict(model=model, photo=photo, warned=found.warned)
+        shown = dict(model=model, photo=photo, photo_weights=special, warned=found.warned)
         shown |= dict(warned_top1=found.warned_top1, other_top1=found.other_top1)
         click.echo(json.dumps(shown | dataclasses.asdict(m), indent=2))
         return
@@ -239,7 +241,8 @@ def _eval_photos(
     ):  # fmt: skip
         if count:
             click.echo(f"{'' if kind == 'without' else chr(10)}{kind}: {top1:.2f} % of {count}")
-    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} photos in {data_dir}")
+    by = f", with {special}, the weights for photos" if special else ""
+    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} photos in {data_dir}{by}")
 
 
 @click.command()
@@ -257,13 +260,11 @@ def predict(
 
     They are photos of garments, or files of 28x28 pixels, light on black, which is what the model knows.
     """
-    from .. import registry
     from ..predict import predict as classify
 
     if show:
         check_writable(show)  # before the images are looked at
-    network, special = pretrained(model, device), registry.photo_weights(model)
-    for_photos = pretrained(special, device) if special else None
+    network, special, for_photos = with_photo_weights(model, device)
     topk = min(3, network.num_classes) if topk is None else topk
     answers = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos)
     if show:

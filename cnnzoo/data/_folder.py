@@ -60,15 +60,16 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
 
 
 @system_errors()
-def labelled_files(root: Path) -> list[tuple[Path, str]]:
-    """The pictures in `root/test/CLASS/`, or in `root/CLASS/`, and the names of their classes, sorted.
+def labelled_files(root: str | Path) -> list[tuple[Path, str]]:
+    """The pictures in `root/test/CLASS/` if there is such a folder, else in `root/CLASS/`, and their classes' names, sorted.
 
     Raises:
         DataError: There are none, or the folder cannot be read.
     """
+    root = Path(root).expanduser()
     try:
-        train, test = _layout(root)
-        files = _files(test or train)
+        test = _parts(root)[1]  # train need not be there
+        files = _files(test if test and _class_folders(test) else _layout(root)[0])
     except OSError as e:
         raise DataError(f"{e.filename} cannot be read ({e.strerror}). Check its name and permissions.") from e
     if not files:
@@ -118,11 +119,15 @@ def has_test_folder(data_dir: str | Path) -> bool:
     return _layout(Path(data_dir).expanduser())[1] is not None
 
 
+def _parts(root: Path) -> tuple[Path | None, Path | None]:
+    """The folders that are called like those of training and of test classes."""
+    folders = {p.name.lower(): p for p in _class_folders(root)}
+    return tuple(next((folders[n] for n in names if n in folders), None) for names in (_TRAIN_NAMES, TEST_NAMES))
+
+
 def _layout(root: Path) -> tuple[Path, Path | None]:
     """The folder of training classes, and that of test classes if it is another."""
-    folders = {p.name.lower(): p for p in _class_folders(root)}
-    train = next((folders[n] for n in _TRAIN_NAMES if n in folders), None)
-    test = next((folders[n] for n in TEST_NAMES if n in folders), None)
+    train, test = _parts(root)
     if train and test:
         return train, test
     # A class may well be called train, but then it has pictures and no classes of its own.
