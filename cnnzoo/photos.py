@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .data import labelled_files
+from .data import labelled_files, tell_broken
+from .errors import InputError
 from .evaluate import Metrics, class_places, measure
 from .inference import check_photo_model, class_labels, inference_form, reader, temperature
 from .progress import progress
@@ -30,7 +31,12 @@ class PhotoMetrics:
 
 
 def evaluate_photos(
-    model: nn.Module, data_dir: str | Path, photo: str = "auto", *, photo_model: nn.Module | None = None
+    model: nn.Module,
+    data_dir: str | Path,
+    photo: str = "auto",
+    *,
+    photo_model: nn.Module | None = None,
+    skip_broken: bool = False,
 ) -> PhotoMetrics:
     """Measures a model on pictures of any kind.
 
@@ -40,11 +46,12 @@ def evaluate_photos(
             `test` of such (or `val` and the like), its pictures alone are measured on.
         photo: What to do with them, see `inference.reader`.
         photo_model: What answers for those that are treated as photos, see `predict`; `model` itself if None.
+        skip_broken: Leave out, with a warning, what cannot be read or shows no garment.
 
     Raises:
-        DataError: The folder has no classes, or one is empty.
-        InputError: A class is none of the model's, or two are the same one; or a file is no image that can be
-            read; or `photo_model` has other classes or channels.
+        DataError: The folder has no classes, or one is empty, or a file cannot be used and `skip_broken` is false, or none
+            can be.
+        InputError: A class is none of the model's, or two are the same one; or `photo_model` has other classes or channels.
     """
     labels = class_labels(model)
     check_photo_model(model, photo_model)
@@ -53,9 +60,16 @@ def evaluate_photos(
     places = dict(zip(names, class_places(names, labels, str(data_dir)), strict=True))
     read, forms = reader(model, photo), {False: _scaled(model, len(files))}
     forms[True] = forms[False] if photo_model is None else _scaled(photo_model, len(files))
-    inputs = [read(path) for path, _ in progress(files, "reading photos")]
+    inputs, classes, reasons = [], [], {}
+    for path, name in progress(files, "reading photos"):
+        try:
+            inputs.append(read(path))
+            classes.append(places[name])
+        except InputError as e:
+            reasons[str(path)] = str(e)
+    tell_broken(reasons, len(files), str(data_dir), skip_broken and bool(inputs))
     logits = torch.cat([forms[i.photo](i.pixels[None]) for i in inputs])  # (N, K)
-    truth = torch.tensor([places[name] for _, name in files])
+    truth = torch.tensor(classes)
     right, warned = logits.argmax(1) == truth, torch.tensor([bool(i.warnings) for i in inputs])
 
     def share(chosen: torch.Tensor) -> float | None:

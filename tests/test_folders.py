@@ -146,7 +146,7 @@ def test_broken_files_are_listed_by_name_ten_and_how_many_more(tmp_path):
     text = str(e.value)
     assert text.startswith(f"12 of 52 images in {tmp_path} cannot be used: train/a/broken00.png, train/a/broken01.png, ")
     assert "broken09.png and 2 more." in text and "broken10" not in text
-    assert "not an image that Pillow can read" in text and "skip_broken=True" in text
+    assert "not an image that Pillow can read" in text and "--skip-broken (in Python skip_broken=True)" in text
 
 
 def test_broken_files_are_skipped_only_on_request_and_reported(tmp_path):

@@ -22,6 +22,9 @@ data_dir_option = click.option(
 download_option = click.option(
     "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"
 )
+skip_broken_option = click.option(
+    "--skip-broken", is_flag=True, help="Leave out pictures that cannot be read, with a warning."
+)
 photo_option = click.option(
     "--photo",
     type=click.Choice(data.PHOTO),
@@ -106,7 +109,12 @@ def with_photo_weights(model: str, device: str) -> tuple[nn.Module, str | None, 
 
 
 def images_for(
-    network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
+    network: nn.Module,
+    split: str,
+    data_dir: str | None,
+    download: bool | None,
+    skip_broken: bool,
+    dataset: str | None = None,
 ) -> data.Split:
     """A split of `dataset`, or of what the model was trained on, or of a folder of pictures, with the model's classes."""
     from .. import evaluate
@@ -117,7 +125,7 @@ def images_for(
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
     size = data.reading_size(dataset, (network.in_chans, *cfg["input_size"][1:]))
-    found = data.load_split(dataset, split, data_dir=data_dir, download=download, image_size=size)
+    found = data.load_split(dataset, split, data_dir=data_dir, download=download, image_size=size, skip_broken=skip_broken)
     return evaluate.as_trained(network, found)
 
 

@@ -18,6 +18,7 @@ from ._common import (
     json_option,
     photo_option,
     pretrained,
+    skip_broken_option,
     table,
     with_photo_weights,
 )  # fmt: skip
@@ -189,10 +190,11 @@ def summary_(model: str, depth: int | None, as_json: bool) -> None:
 @device_option
 @data_dir_option
 @download_option
+@skip_broken_option
 @json_option
 def eval_(
     model: str, dataset: str | None, split: str, tta: bool, photo: str, device: str, data_dir: str | None,
-    download: bool | None, as_json: bool,
+    download: bool | None, skip_broken: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the accuracy of a pretrained MODEL."""
     from .. import evaluate, registry
@@ -202,10 +204,10 @@ def eval_(
             raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
         if tta or split != "test":
             raise click.UsageError("--photo measures as predict answers: leave out --tta and --split, or --photo.")
-        _eval_photos(model, data_dir, photo, device, as_json)
+        _eval_photos(model, data_dir, photo, device, skip_broken, as_json)
         return
     network = pretrained(model, device)
-    images = images_for(network, split, data_dir, download, dataset)
+    images = images_for(network, split, data_dir, download, skip_broken, dataset)
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
         click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
@@ -222,11 +224,11 @@ def eval_(
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
 
-def _eval_photos(model: str, data_dir: str, photo: str, device: str, as_json: bool) -> None:
+def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken: bool, as_json: bool) -> None:
     from .. import photos
 
     network, special, for_photos = with_photo_weights(model, device)
-    found = photos.evaluate_photos(network, data_dir, photo, photo_model=for_photos)
+    found = photos.evaluate_photos(network, data_dir, photo, photo_model=for_photos, skip_broken=skip_broken)
     m = found.metrics
     if as_json:
         shown = dict(model=model, photo=photo, photo_weights=special, warned=found.warned)

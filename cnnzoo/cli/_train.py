@@ -13,7 +13,7 @@ import torch
 from ..data import Split
 from ..recipes import RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
-from ._common import Stopped, chosen_dataset, data_dir_option, download_option, json_option, may_download
+from ._common import Stopped, chosen_dataset, data_dir_option, download_option, json_option, may_download, skip_broken_option
 
 
 def _recipe_options(command: Callable) -> Callable:
@@ -89,9 +89,9 @@ def _chosen(model: str, recipe: str, data_dir: str | None, download: bool, field
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
 @click.option("--track", default=None, metavar="TRACKER", help="Also log to tensorboard, trackio or wandb.")
-@click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be read.")
 @data_dir_option
 @download_option
+@skip_broken_option
 @_recipe_options
 def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data_dir, download, **fields) -> None:
     """Train MODEL by a recipe and measure it once.
@@ -132,8 +132,9 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 @click.option("--holdout", is_flag=True, help="For students that are trained with --holdout.")
 @data_dir_option
 @download_option
+@skip_broken_option
 @_recipe_options
-def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> None:
+def ask(model, recipe, out, views, holdout, data_dir, download, skip_broken, **fields) -> None:
     """Store a teacher's answers, for any number of students.
 
     Asks --teacher about the images that MODEL will be trained on by a recipe. Give the options that
@@ -143,7 +144,7 @@ def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> Non
 
     download = may_download(data_dir, download)
     chosen = _chosen(model, recipe, data_dir, download, fields)
-    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download)
+    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download, skip_broken=skip_broken)
     click.echo(f"{out} holds the answers to {views} epochs of images. Train with them: --answers {out}")
 
 

@@ -105,14 +105,28 @@ def read_images(
             good.append(i)
         except InputError as e:
             reasons[name] = str(e)
-    if reasons:
-        more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
-        listed = ", ".join(list(reasons)[:_LISTED]) + more
-        text = f"{len(reasons)} of {len(names)} images in {place} cannot be used: {listed}"
-        if not skip_broken:
-            raise DataError(f"{text}. {next(iter(reasons.values()))} Or leave out all broken files: skip_broken=True.")
-        warnings.warn(f"{text}; they are left out.", stacklevel=2)
+    tell_broken(reasons, len(names), place, skip_broken)
     return images[: len(good)], good
+
+
+def tell_broken(reasons: dict[str, str], count: int, place: str, skip_broken: bool) -> None:
+    """Refuses those of `count` images that cannot be used, or warns of them if they are to be left out.
+
+    Args:
+        reasons: What is wrong, by the names of the images.
+        place: Where all the images are.
+
+    Raises:
+        DataError: There are some, and `skip_broken` is false.
+    """
+    if not reasons:
+        return
+    more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    text = f"{len(reasons)} of {count} images in {place} cannot be used: {', '.join(list(reasons)[:_LISTED])}{more}"
+    if not skip_broken:
+        first = next(iter(reasons.values()))
+        raise DataError(f"{text}. {first} Or leave out all broken files: --skip-broken (in Python skip_broken=True).")
+    warnings.warn(f"{text}; they are left out.", stacklevel=3)
 
 
 class ToMode(nn.Module):

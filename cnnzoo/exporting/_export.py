@@ -36,6 +36,7 @@ def export(
     quantize: str | None = None,
     preprocess: bool = True,
     data_dir: str | Path | None = None,
+    skip_broken: bool = False,
     verify: bool = True,
 ) -> Path:
     """Writes a model to a file that takes batches of 1 to 4096, of any size where the model does.
@@ -51,6 +52,7 @@ def export(
         preprocess: Take uint8 images `(B, C, H, W)` and give (logits, probabilities), both `(B, K)`. Otherwise take float
             images, normalised as `create_transform` does it, and give logits.
         data_dir: Where the data set is, for `dtype="bf16"` and `quantize`, whose accuracy is checked on its test set.
+        skip_broken: See `data.load_split`.
         verify: Compare the file with the model. Without it, an untrained model has a small type too, to time it, say.
 
     Returns:
@@ -73,10 +75,11 @@ def export(
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
         facts = dict(_facts(network), **how)
         split = calibration = None
+        where = dict(data_dir=data_dir, skip_broken=skip_broken)
         if dtype == "bf16" or quantize:
-            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", data_dir)
+            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", where)
         if quantize:
-            calibration = _images(pipeline, split.info.name, "train", data_dir, count=512).images
+            calibration = _images(pipeline, split.info.name, "train", where, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))
@@ -86,11 +89,9 @@ def export(
     return path
 
 
-def _images(
-    pipeline: Pipeline, dataset: str, part: str, data_dir: str | Path | None, count: int | None = None
-) -> data.Split:
+def _images(pipeline: Pipeline, dataset: str, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:
     """A split in the size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
-    split = data.load_split(dataset, part, data_dir=data_dir)
+    split = data.load_split(dataset, part, **where)
     if count is not None:
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
         split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])

@@ -224,6 +224,18 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise CnnzooError(f"{folder} cannot be written ({e.strerror}). Free some space, or choose another out=.") from e
 
 
+@contextmanager
+def placed_in(out: str | Path) -> Iterator[Path]:
+    """A scratch folder inside `out`; the checkpoint folders made in there become `out`'s when the block ends well."""
+    out = Path(out)
+    with system_errors(), kept_if_used(out), tempfile.TemporaryDirectory(prefix=".", dir=out) as scratch:
+        yield Path(scratch)
+        for made in Path(scratch).iterdir():
+            with replacing(out / made.name) as place:
+                for path in made.iterdir():
+                    os.replace(path, place / path.name)
+
+
 def write_rest(
     made: Path, folder: Path, model: nn.Module, info: DatasetInfo, metrics: dict[str, Any], recipe: dict[str, Any]
 ) -> None:

@@ -79,6 +79,7 @@ def ask(
     holdout: bool = False,
     data_dir: str | Path | None = None,
     download: bool = False,
+    skip_broken: bool = False,
 ) -> Path:
     """Asks `recipe.teacher` about the images of the recipe's first epochs; a student's recipe names the folder as `answers`.
 
@@ -87,7 +88,7 @@ def ask(
         out: Folder for what they say; answers that it holds already are replaced.
         epochs: To ask about. The student repeats them.
         holdout: Ask about the training images without the holdout, for a run that measures on that.
-        data_dir, download: See `data.load_splits`.
+        data_dir, download, skip_broken: See `data.load_splits`.
 
     Raises:
         CnnzooError: There is no teacher, or no epoch, or the recipe has two views of each image.
@@ -99,9 +100,8 @@ def ask(
             "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
     out, splits = Path(out), ("fit", "holdout") if holdout else ("train", "test")
-    split, judge = data.load_splits(
-        recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
-    )
+    where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+    split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     check_batch(recipe, len(split), 1)
     accelerator = make_accelerator(recipe, None, None, out)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
