@@ -137,6 +137,11 @@ class ToMode(nn.Module):
         self.mode = mode
 
     def forward(self, image: Image.Image) -> Image.Image:
+        if not isinstance(image, Image.Image):
+            raise InputError(
+                f"A {type(image).__name__} was given to a transform, which takes PIL images. Of a path, an array or a "
+                "tensor x pass cnnzoo.data.open_image(x)."
+            )
         return to_mode(image, self.mode)
 
 
@@ -266,12 +271,15 @@ def _decode(file: Any, name: str, limits: Limits | None) -> Image.Image:
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
-    """The image with all its pixels, turned as the camera says."""
+    """The image with all its pixels, turned as the camera says, if what it says can be read."""
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
     except Exception as e:  # cut off, closed, or whatever its format's reader raises
         raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # what stands beside the pixels is damaged, and they are not
+        return image.copy()
 
 
 def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:
