@@ -18,7 +18,8 @@ from test_images import MODES, picture
 import cnnzoo
 from cnnzoo import checkpoints, evaluate, train
 from cnnzoo.cli import main
-from cnnzoo.data import create_transform, dataset_in, load_split, load_splits, normalize, open_image
+from cnnzoo.cli._common import may_download
+from cnnzoo.data import create_transform, dataset_in, has_test_folder, load_split, load_splits, normalize, open_image
 from cnnzoo.errors import CnnzooError, DataError
 from cnnzoo.recipes import Recipe
 
@@ -283,7 +284,12 @@ def test_a_folder_without_pictures_is_refused_by_every_command_and_nothing_is_sa
     assert dataset_in(tmp_path / "data", "fashion_mnist", download=True) == "fashion_mnist"  # which will be put there
 
 
-def test_a_folder_has_to_be_named():
+def test_a_folder_has_to_be_named_here_or_by_the_environment(tmp_path, monkeypatch):
+    fill(tmp_path, dict(a=3, b=3))
+    monkeypatch.setenv("CNNZOO_DATA_DIR", str(tmp_path))
+    assert load_split("folder").info.labels == ("a", "b") and not has_test_folder(None)
+    monkeypatch.setenv("CNNZOO_DATA_DIR", "")
+    assert may_download(None, None)  # as if it were not set
     with pytest.raises(DataError, match="data_dir="):
         load_split("folder")
 

@@ -85,7 +85,7 @@ def may_download(data_dir: str | None, asked: bool | None) -> bool:
     """What was asked for; else yes for the cache, no for a folder that the user named."""
     if asked is not None:
         return asked
-    return data_dir is None and "CNNZOO_DATA_DIR" not in os.environ
+    return data_dir is None and data.named_data_dir() is None
 
 
 def chosen_dataset(named: str | None, usual: str, data_dir: str | None, download: bool) -> str:

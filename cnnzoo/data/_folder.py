@@ -12,6 +12,7 @@ from ..errors import DataError, shown_path, system_errors
 from ..files import open_file
 from ._images import read_images
 from ._sources import TEST_NAMES, Raw, divide
+from ._splits import default_data_dir
 
 _TRAIN_NAMES = ("train", "training")
 _CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave beside pictures
@@ -24,7 +25,9 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
         DataError: There are no classes, one is empty, test has one that train lacks, or a file is no image.
     """
     if data_dir is None:
-        raise DataError("The data set 'folder' was given without its folder. Pass the folder as data_dir= (--data-dir).")
+        raise DataError(
+            "The data set 'folder' was given without its folder. Pass it as data_dir= (--data-dir, CNNZOO_DATA_DIR)."
+        )
     try:
         train_dir, test_dir = _layout(data_dir)
         files = _files(train_dir)
@@ -114,9 +117,12 @@ def _is_picture(path: Path) -> bool:
         return False
 
 
-def has_test_folder(data_dir: str | Path) -> bool:
-    """Whether the pictures to test on lie in a folder of their own; else a fifth of each class is tested on."""
-    return _layout(Path(data_dir).expanduser())[1] is not None
+def has_test_folder(data_dir: str | Path | None) -> bool:
+    """Whether the pictures to test on lie in a folder of their own; else a fifth of each class is tested on.
+
+    None means the folder that `CNNZOO_DATA_DIR` names.
+    """
+    return _layout(Path(data_dir or default_data_dir()).expanduser())[1] is not None
 
 
 def _parts(root: Path) -> tuple[Path | None, Path | None]:
