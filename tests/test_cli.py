@@ -256,6 +256,23 @@ def test_a_data_folder_without_the_data_is_named(tmp_path):
     assert "t10k-images-idx3-ubyte.gz" in result.output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "no/such.png", "--show"],
+        ["plot", "filters", "nosuchmodel", "--out"],
+        ["bench", "infer", "nosuchmodel", "--picture"],
+        ["demo", "--model", "nosuchmodel", "--sheet"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_picture_of_an_unknown_ending_is_refused_before_anything_is_computed(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("picture.xyz", "picture"):
+        assert f"{name} was given" in run(*command, name, code=1).output
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unwritable_sheet_leaves_nothing_behind(tmp_path):
     result = run("demo", "--sheet", tmp_path / "no" / "sheet.png", code=1)
     assert "could not be written" in result.output

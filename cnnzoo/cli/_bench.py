@@ -83,7 +83,9 @@ def infer(
 
     check_writable(out)  # before the minutes that it takes to measure
     if picture:
-        check_writable(picture)
+        from .. import canvas
+
+        canvas.check_picture(picture)
     given = dict(names=models, wanted=wanted, threads=threads, batches=batches)
     rows = bench.forms(**{k: v for k, v in given.items() if v}, data_dir=data_dir, files=files)
     found = dict(bench.machine(), rows=rows, cold_start=bench.cold_start())

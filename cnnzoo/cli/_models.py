@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import click
 
@@ -33,6 +34,8 @@ def demo(model: str, sheet: str, as_json: bool) -> None:
     from .. import drawings
     from ..predict import predict as classify
 
+    if Path(sheet).suffix.lower() != ".png":
+        raise CnnzooError(f"{sheet} was given for the contact sheet, which is a PNG file. Use a name that ends in .png.")
     check_writable(sheet)
     network = pretrained(model)
     garments = drawings.garments()
@@ -265,7 +268,9 @@ def predict(
     from ..predict import predict as classify
 
     if show:
-        check_writable(show)  # before the images are looked at
+        from .. import canvas
+
+        canvas.check_picture(show)  # before the images are looked at
     network, special, for_photos = with_photo_weights(model, device)
     topk = min(3, network.num_classes) if topk is None else topk
     answers = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos)

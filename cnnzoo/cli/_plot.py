@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import click
 
-from ..files import check_writable
 from ._common import data_dir_option, download_option, images_for, photo_option, pretrained, skip_broken_option
 
 _out = click.option("--out", metavar="FILE", help="The picture; its ending is the format.  [default: KIND.png]")
@@ -108,10 +107,10 @@ def results(out: str | None) -> None:
 
 
 def _draw(kind: str, out: str | None, figure: Callable, note: Callable = lambda plots: "") -> None:
-    from .. import plots
+    from .. import canvas, plots
 
     out = out or f"{kind}.png"
-    check_writable(out)  # before all images of a test set are looked at
+    canvas.check_picture(out)  # before all images of a test set are looked at
     click.echo(plots.save(figure(plots), out, note(plots)))
 
 
