@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CnnzooError
-from .files import atomic, check_writable
+from .files import atomic, check_writable, user_path
 
 try:
     from matplotlib.figure import Figure
@@ -26,7 +26,7 @@ def save(figure: Figure, path: str | Path, note: str = "") -> Path:
         CnnzooError: The ending is none that matplotlib knows, or the file cannot be written; nothing is left of it.
     """
     kind = _format_of(path)
-    path = Path(path)
+    path = user_path(path)
     with atomic(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=100, metadata=dict(Description=note) if kind == "png" else None)
     return path

@@ -5,11 +5,11 @@ stay in the shell's history.
 """
 
 import json
-from pathlib import Path
 
 import click
 
 from ..datasets import DATASETS
+from ..files import user_path
 from ._common import data_dir_option, device_option, download_option, json_option, may_download, skip_broken_option
 
 _private = click.option(
@@ -55,7 +55,7 @@ def build(
         if data_dir or dataset in DATASETS:  # else nothing says where the pictures are
             fetch = may_download(data_dir, download)
             hub.measure(made, data_dir=data_dir, download=fetch, skip_broken=skip_broken)
-    click.echo(Path(out) / made.name)
+    click.echo(user_path(out) / made.name)
 
 
 @click.command()

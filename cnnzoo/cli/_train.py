@@ -4,13 +4,13 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
 from ..data import Split
+from ..files import user_path
 from ..recipes import RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
 from ._common import Stopped, chosen_dataset, data_dir_option, download_option, json_option, may_download, skip_broken_option
@@ -117,7 +117,7 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
             on_start=show,
         )  # fmt: skip
     except KeyboardInterrupt:
-        if not (Path(out) / train.CHECKPOINT).is_file():
+        if not (user_path(out) / train.CHECKPOINT).is_file():
             raise
         raise Stopped(f"stopped; {out} holds the last completed epoch. To continue, add --resume.") from None
     if metrics:  # on the main process

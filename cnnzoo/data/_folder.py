@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..datasets import DATASETS
 from ..errors import DataError, shown_path, system_errors
-from ..files import open_file
+from ..files import open_file, user_path
 from ._images import read_images
 from ._sources import TEST_NAMES, Raw, divide
 from ._splits import default_data_dir
@@ -69,7 +69,7 @@ def labelled_files(root: str | Path) -> list[tuple[Path, str]]:
     Raises:
         DataError: There are none, or the folder cannot be read.
     """
-    root = Path(root).expanduser()
+    root = user_path(root)
     try:
         test = _parts(root)[1]  # train need not be there
         files = _files(test if test and _class_folders(test) else _layout(root)[0])
@@ -89,7 +89,7 @@ def dataset_in(data_dir: str | Path, usual: str, download: bool = False) -> str:
     Raises:
         DataError: There is no such folder, or it has neither, and `usual` is not to be downloaded into it.
     """
-    root, info = Path(data_dir).expanduser(), DATASETS.get(usual)
+    root, info = user_path(data_dir), DATASETS.get(usual)
     if any((root / known.folder).is_dir() for known in DATASETS.values()):
         return usual
     if root.is_dir() and any(_is_picture(path) for entry in _class_folders(root) for path in _inside(entry)):
@@ -122,7 +122,7 @@ def has_test_folder(data_dir: str | Path | None) -> bool:
 
     None means the folder that `CNNZOO_DATA_DIR` names.
     """
-    return _layout(Path(data_dir or default_data_dir()).expanduser())[1] is not None
+    return _layout(user_path(data_dir or default_data_dir()))[1] is not None
 
 
 def _parts(root: Path) -> tuple[Path | None, Path | None]:

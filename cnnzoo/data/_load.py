@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..datasets import DATASETS, TORCHVISION, DatasetInfo
 from ..errors import CnnzooError, DataError, system_errors, unknown
+from ..files import user_path
 from ._folder import read_folder
 from ._sources import Raw, fitted, read_hub, read_torchvision
 from ._splits import SPLITS, Split, default_data_dir, named_data_dir, part_of, read_official
@@ -78,7 +79,7 @@ def load_splits(
             raise unknown("split", split, SPLITS)
     name = _canonical(name)
     size = _checked_size(image_size, size_of(name))
-    folder = Path(data_dir).expanduser() if data_dir else None
+    folder = user_path(data_dir) if data_dir else None
     if name in DATASETS and size in (None, DATASETS[name].image_size):
         return tuple(read_official(DATASETS[name], s, folder or default_data_dir(), download) for s in splits)
     if name in DATASETS:

@@ -14,7 +14,7 @@ from torch import nn
 from .. import checkpoints, data, registry
 from ..datasets import trained_on
 from ..errors import CnnzooError, InputError, system_errors, unknown
-from ..files import atomic
+from ..files import atomic, user_path
 from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import Pipeline, make_pipeline
@@ -51,8 +51,7 @@ def export(
         quantize: `"int8"` for 8-bit weights and activations, calibrated on training images; `onnx` only.
         preprocess: Take uint8 images `(B, C, H, W)` and give (logits, probabilities), both `(B, K)`. Otherwise take float
             images, normalised as `create_transform` does it, and give logits.
-        data_dir: Where the data set is, for `dtype="bf16"` and `quantize`, whose accuracy is checked on its test set.
-        skip_broken: See `data.load_split`.
+        data_dir, skip_broken: See `data.load_split`; for `dtype="bf16"` and `quantize`, whose accuracy is checked.
         verify: Compare the file with the model. Without it, an untrained model has a small type too, to time it, say.
 
     Returns:
@@ -65,7 +64,7 @@ def export(
         InputError: It is no model, has no weights, or gives no logits: it is wrapped, headless, or gives features only.
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
-    path = Path(path)
+    path = user_path(path)
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checkpoints, data, evaluate, photos as photographs, registry, robustness, storage
 from ..datasets import facts
 from ..errors import CheckpointError, system_errors
-from ..files import write_json
+from ..files import user_path, write_json
 from ..resolve import resolve
 from ._build import folder_of, read_numbers, replacing, write_rest
 from ._folder import METRICS
@@ -77,7 +77,7 @@ def _measure(
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
     anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
-    noted = {} if holdout_run is None else noted_on_holdout(Path(holdout_run), recipe, metrics, model)
+    noted = {} if holdout_run is None else noted_on_holdout(user_path(holdout_run), recipe, metrics, model)
     if noted:  # the error that was measured is that of another temperature, if of any
         metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
     lacking = _lacking(metrics, anew, photos)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
-from ..files import atomic, check_writable, write_json
+from ..files import atomic, check_writable, user_path, write_json
 from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
@@ -99,7 +99,7 @@ def ask(
             f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; a teacher, dual=0 and "
             "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
-    out, splits = Path(out), ("fit", "holdout") if holdout else ("train", "test")
+    out, splits = user_path(out), ("fit", "holdout") if holdout else ("train", "test")
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     check_batch(recipe, len(split), 1)
@@ -155,7 +155,7 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
     """
     if not recipe.answers:
         return None
-    folder = Path(recipe.answers)
+    folder = user_path(recipe.answers)
     facts = checkpoints.read_json(folder / _FACTS)
     wanted = {name: getattr(recipe, name) for name in _FIELDS} | dict(data=known["sha256"])
     if differ := [name for name, value in wanted.items() if facts.get(name) != value]:
