@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CnnzooError
-from .files import atomic
+from .files import atomic, check_writable, user_path
 
 try:
     from matplotlib.figure import Figure
@@ -25,14 +25,29 @@ def save(figure: Figure, path: str | Path, note: str = "") -> Path:
     Raises:
         CnnzooError: The ending is none that matplotlib knows, or the file cannot be written; nothing is left of it.
     """
-    path = Path(path)
-    kinds = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower()
-    if kind not in kinds:
-        raise CnnzooError(f"{path} was given as a picture's name; allowed endings are {', '.join(sorted(kinds))}. Use .png.")
+    kind = _format_of(path)
+    path = user_path(path)
     with atomic(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=100, metadata=dict(Description=note) if kind == "png" else None)
     return path
+
+
+def check_picture(path: str | Path) -> None:
+    """Sees that `save` could write a picture at `path`, before what takes long is done for it.
+
+    Raises:
+        CnnzooError: As `save`.
+    """
+    _format_of(path)
+    check_writable(path)
+
+
+def _format_of(path: str | Path) -> str:
+    kinds = Figure().canvas.get_supported_filetypes()
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in kinds:
+        raise CnnzooError(f"{path} was given as a picture's name; allowed endings are {', '.join(sorted(kinds))}. Use .png.")
+    return kind
 
 
 def panels(height: float, columns: int = 1, **layout: Any) -> tuple[Figure, Any]:

@@ -169,37 +169,58 @@ def matched(split: Split, labels: tuple[str, ...], count: int) -> Split:
     """The split with its labels renumbered as a model of `count` classes called `labels` (empty if unknown) has them.
 
     Raises:
-        InputError: The split has a class that the model does not know.
+        InputError: The split has a class that the model does not know, or two that are the same to it.
     """
-    theirs = split.info.labels
+    info, theirs = split.info, split.info.labels
     if theirs == labels or (not labels and len(theirs) == count):
         return split
     if not labels:
         raise InputError(
-            f"{split.info.title} has {len(theirs)} classes, but the model has {count}. Choose the data that it was trained "
-            "on."
+            f"{info.title} has {len(theirs)} classes, but the model has {count}. Choose the data that it was trained on."
         )
-    places = [class_index(name, labels) for name in theirs]
-    if strangers := [name for name, place in zip(theirs, places, strict=True) if place is None]:
+    places = torch.tensor(class_places(theirs, labels, info.title))
+    return replace(split, labels=places[split.labels.cpu()], info=replace(info, labels=labels))
+
+
+def class_places(names: Sequence[str], labels: Sequence[str], title: str) -> list[int]:
+    """For each class of the data called `title` the index of the label that it means, see `class_index`.
+
+    Raises:
+        InputError: One means no label, or more than one, or two mean the same.
+    """
+    found = {name: class_index(name, labels) for name in names}
+    if strangers := [name for name, place in found.items() if place is None]:
         raise InputError(
-            f"{split.info.title} has classes that the model does not know: {_listed(strangers)}. It knows {_listed(labels)}."
-            " Measure it on the data that it was trained on, or rename the classes."
+            f"{title} has classes that the model does not know: {_listed(strangers)}. It knows {_listed(labels)}. Measure "
+            "it on the data that it was trained on, or rename the classes."
         )
-    return replace(split, labels=torch.tensor(places)[split.labels.cpu()], info=replace(split.info, labels=labels))
+    for place in found.values():
+        if len(same := [name for name, other in found.items() if other == place]) > 1:
+            raise InputError(
+                f"{title} has the classes {_listed(same)}, and all of them mean {labels[place]} to the model. It knows "
+                f"{_listed(labels)}; at most one class for each is allowed. Rename the others, or put them into one."
+            )
+    return [found[name] for name in names]
 
 
-def class_index(name: str, labels: tuple[str, ...]) -> int | None:
-    """The index of the label that `name` means: `ankle_boot` means `Ankle boot`, and `tshirt` means `T-shirt/top`."""
+def class_index(name: str, labels: Sequence[str]) -> int | None:
+    """The index of the label that `name` means: `ankle_boot` means `Ankle boot`, and `tshirt` means `T-shirt/top`.
+
+    A label that is written exactly so comes first, since others may differ in no more than a capital: a and A, C and C++.
+    None if there is no such label, or if several would do.
+    """
+    if name in labels:
+        return labels.index(name)
 
     def plain(text: str) -> str:
         return re.sub(r"[\W_]", "", text).lower()
 
     wanted = plain(name)
     for spelling in (plain, lambda label: plain(label.split("/")[0])):
-        for i, label in enumerate(labels):
-            if wanted and spelling(label) == wanted:
-                return i
-    return labels.index(name) if name in labels else None
+        found = [i for i, label in enumerate(labels) if wanted and spelling(label) == wanted]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,7 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import CnnzooError, shown_path
+from .errors import CnnzooError, shown_path, system_errors
+
+
+def user_path(path: str | os.PathLike) -> Path:
+    """A path as users mean it: `~` is their home folder, also where no shell has seen it, as in `--out=~/run` and in Python.
+
+    Raises:
+        CnnzooError: There is no such home folder.
+    """
+    with system_errors():
+        return Path(path).expanduser()
 
 
 @contextlib.contextmanager
@@ -23,7 +33,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         CnnzooError: There is something at `path` that is no file, or the disk is full, or the folder cannot be written to;
             `path` is as it was.
     """
-    path = Path(path)
+    path = user_path(path)
     temporary: Path | None = None
     try:
         check_replaceable(path)

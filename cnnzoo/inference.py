@@ -3,6 +3,7 @@
 A model that is given is never changed, not even for a moment: other threads may be using it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from copy import copy as shallow, deepcopy
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
 from .datasets import FASHION_MNIST
-from .errors import CheckpointError, InputError, unknown
+from .errors import CheckpointError, InputError, shown_path, unknown
 from .folding import fold
 from .memory import keep_memory
 
@@ -248,6 +249,20 @@ def class_count(model: nn.Module) -> int:
     return count
 
 
+def check_photo_model(model: nn.Module, photo_model: nn.Module | None) -> None:
+    """Sees that a second model can answer in the place of the first, for photos; None always can.
+
+    Raises:
+        InputError: It has other classes or channels.
+    """
+    if photo_model is None:
+        return
+    if (class_labels(photo_model), photo_model.in_chans) != (class_labels(model), model.in_chans):
+        raise InputError(
+            "The model and its photo_model have different classes or channels. Pass two models of the same data set."
+        )
+
+
 def with_levels(model: Any) -> nn.Module:
     """The model itself, which can be looked into level by level.
 
@@ -318,7 +333,8 @@ def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
 
     Raises:
         UnknownNameError: `photo` is none of these.
-        InputError: It is no model, has no weights, or takes other channels. On call: it is no image that can be read.
+        InputError: It is no model, has no weights, or takes other channels. On call: it is no image that can be read; of a
+            file the message says which.
     """
     if photo not in PHOTO:
         raise unknown("way with photos", str(photo), PHOTO)
@@ -328,10 +344,15 @@ def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
     prepared = photo != "never" and class_labels(inner) == FASHION_MNIST.labels
 
     def read(image: Any) -> Input:
-        opened = open_image(image, channels)
-        if not prepared or in_format(opened):
-            return Input(transform(opened), False, (), dict(image=to_mode(opened, "RGB")))
-        made = photo_steps(opened, photo)
-        return Input(transform(made.image), True, made.warnings, made.steps)
+        opened = open_image(image, channels)  # whose own errors name the file
+        try:
+            if not prepared or in_format(opened):
+                return Input(transform(opened), False, (), dict(image=to_mode(opened, "RGB")))
+            made = photo_steps(opened, photo)
+            return Input(transform(made.image), True, made.warnings, made.steps)
+        except InputError as e:
+            if not isinstance(image, (str, os.PathLike)):
+                raise
+            raise InputError(f"{shown_path(image)}: {e}") from e
 
     return read

@@ -1,15 +1,16 @@
 """How good a model is on a folder of photos, through the same steps that `predict` takes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .data import labelled_files
-from .errors import DataError
-from .evaluate import Metrics, class_index, measure
-from .inference import class_labels, inference_form, reader, temperature
+from .data import labelled_files, tell_broken
+from .errors import InputError
+from .evaluate import Metrics, class_places, measure
+from .inference import check_photo_model, class_labels, inference_form, reader, temperature
 from .progress import progress
 
 
@@ -29,33 +30,55 @@ class PhotoMetrics:
     other_top1: float | None
 
 
-def evaluate_photos(model: nn.Module, data_dir: str | Path, photo: str = "auto") -> PhotoMetrics:
+def evaluate_photos(
+    model: nn.Module,
+    data_dir: str | Path,
+    photo: str = "auto",
+    *,
+    photo_model: nn.Module | None = None,
+    skip_broken: bool = False,
+) -> PhotoMetrics:
     """Measures a model on pictures of any kind.
 
     Args:
         model: A classifier.
-        data_dir: A folder for each class, `CLASS/*.jpg`, or these in `test/`; names as the model's labels, in any spelling.
+        data_dir: A folder for each class, `CLASS/*.jpg`, named as the model's labels, in any spelling. If it has a folder
+            `test` of such (or `val` and the like), its pictures alone are measured on.
         photo: What to do with them, see `inference.reader`.
+        photo_model: What answers for those that are treated as photos, see `predict`; `model` itself if None.
+        skip_broken: Leave out, with a warning, what cannot be read or shows no garment.
 
     Raises:
-        DataError: The folder has no classes, one is empty, or one is none of the model's.
-        InputError: A file is no image that can be read.
+        DataError: The folder has no classes, or one is empty, or a file cannot be used and `skip_broken` is false, or none
+            can be.
+        InputError: A class is none of the model's, or two are the same one; or `photo_model` has other classes or channels.
     """
     labels = class_labels(model)
-    files = labelled_files(Path(data_dir))
-    places = {name: class_index(name, labels) for _, name in files}
-    if strangers := sorted(name for name, place in places.items() if place is None):
-        raise DataError(
-            f"{data_dir} has classes that the model does not know: {', '.join(strangers[:5])}. Allowed: {', '.join(labels)}."
-            " Rename the folders."
-        )
-    read, form = reader(model, photo), inference_form(model, len(files))
-    inputs = [read(path) for path, _ in progress(files, "reading photos")]
-    logits = torch.cat([form(i.pixels[None]).cpu() for i in inputs]) / temperature(model)  # (N, K)
-    truth = torch.tensor([places[name] for _, name in files])
+    check_photo_model(model, photo_model)
+    files = labelled_files(data_dir)
+    names = sorted({name for _, name in files})
+    places = dict(zip(names, class_places(names, labels, str(data_dir)), strict=True))
+    read, forms = reader(model, photo), {False: _scaled(model, len(files))}
+    forms[True] = forms[False] if photo_model is None else _scaled(photo_model, len(files))
+    inputs, classes, reasons = [], [], {}
+    for path, name in progress(files, "reading photos"):
+        try:
+            inputs.append(read(path))
+            classes.append(places[name])
+        except InputError as e:
+            reasons[str(path)] = str(e)
+    tell_broken(reasons, len(files), str(data_dir), skip_broken and bool(inputs))
+    logits = torch.cat([forms[i.photo](i.pixels[None]) for i in inputs])  # (N, K)
+    truth = torch.tensor(classes)
     right, warned = logits.argmax(1) == truth, torch.tensor([bool(i.warnings) for i in inputs])
 
     def share(chosen: torch.Tensor) -> float | None:
         return round(100 * right[chosen].float().mean().item(), 2) if chosen.any() else None
 
     return PhotoMetrics(measure(logits, truth), int(warned.sum()), share(warned), share(~warned))
+
+
+def _scaled(model: nn.Module, images: int) -> Callable[[Tensor], Tensor]:
+    """What gives a model's logits at its temperature, on the CPU; made for so many `images`."""
+    form, divisor = inference_form(model, images), temperature(model)
+    return lambda pixels: form(pixels).cpu() / divisor

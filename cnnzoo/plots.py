@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, panels, save as save, tiles as _tiles
 from .data import Split
 from .errors import CheckpointError, InputError, system_errors
-from .files import parse_json, read_bytes
+from .files import parse_json, read_bytes, user_path
 from .frontier import results as results, results_note as results_note
 from .inference import (
     checked,
@@ -54,7 +54,7 @@ def curves(run: str | Path) -> Figure:
     Raises:
         CheckpointError: There is no epoch to draw.
     """
-    path = Path(run)
+    path = user_path(run)
     path = path / "metrics.jsonl" if path.is_dir() else path
     try:
         lines = [parse_json(line) for line in read_bytes(path).decode().splitlines() if line.strip()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .inference import Input, class_count, class_labels, inference_form, reader, temperature
+from .inference import Input, check_photo_model, class_count, class_labels, inference_form, reader, temperature
 from .progress import progress
 from .registry import create_model, photo_weights
 
@@ -74,14 +74,12 @@ def predict(
     forms[True] = forms[False] if photo_model is None else _probabilities(photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
-    if photo_model is not None and (class_labels(photo_model), photo_model.in_chans) != (labels, model.in_chans):
-        raise InputError(
-            "The model and its photo_model have different classes or channels. Pass two models of the same data set."
-        )
+    check_photo_model(model, photo_model)
     read = reader(model, photo)
     answers: list[Answer] = []
     for start in progress(range(0, len(batch), _CHUNK), "predicting", unit="batch"):
-        inputs = [replace(read(image), steps={}) for image in batch[start : start + _CHUNK]]  # pictures are large
+        chunk = range(start, min(start + _CHUNK, len(batch)))
+        inputs = [replace(_read(batch, i, read), steps={}) for i in chunk]  # pictures are large
         rows = torch.zeros(len(inputs), len(labels))  # (B, K)
         for kind, probabilities in forms.items():
             if chosen := [i for i, one in enumerate(inputs) if one.photo == kind]:
@@ -91,6 +89,16 @@ def predict(
             pairs = [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]
             answers.append(Answer(pairs, one.photo, one.warnings))
     return answers if many else answers[0]
+
+
+def _read(images: Sequence[Any], i: int, read: Callable[[Any], Input]) -> Input:
+    """One of several images; what is wrong with it says which one it is, and of a file its path."""
+    try:
+        return read(images[i])
+    except InputError as e:
+        if len(images) == 1 or isinstance(images[i], (str, os.PathLike)):  # whose path the message has already
+            raise
+        raise InputError(f"Image {i + 1} of {len(images)}: {e}") from e
 
 
 def _probabilities(model: nn.Module, images: int) -> Callable[[list[Input]], Tensor]:

@@ -17,6 +17,7 @@ from torch import nn
 from . import checkpoints, models
 from .datasets import DATASETS, DatasetInfo, facts
 from .errors import CheckpointError, CnnzooError, UnknownNameError, from_system, shown_path, unknown
+from .files import user_path
 from .metrics import check_metrics
 from .recipes import TIMM
 
@@ -135,7 +136,7 @@ def _is_folder(given: str) -> bool:
 
 
 def _of_folder(given: str) -> Source:
-    folder = Path(given).expanduser()
+    folder = user_path(given)
     try:
         str(folder).encode()
     except UnicodeEncodeError as e:  # what reads weights for timm refuses such a path, by an error of its own

@@ -53,6 +53,11 @@ def corrupt(images: Tensor, corruption: str, seed: int = 0) -> Tensor:
             f"Images of shape {tuple(images.shape)} and type {images.dtype} were given; allowed is (B, C, H, W) in uint8, "
             "or float from 0 to 1. Pass split.images, for example."
         )
+    if images.is_floating_point() and not ((images >= 0) & (images <= 1)).all():  # which NaN is not either
+        low, high = images.min().item(), images.max().item()
+        raise InputError(
+            f"Float images from {low:g} to {high:g} were given; allowed is 0 to 1, and no NaN. Scale them, or pass uint8."
+        )
     kind, amount = corruption.split()
     generator = torch.Generator().manual_seed(seed)
     parts = [_apply(part, kind, float(amount), generator) for part in images.split(_CHUNK)]

@@ -207,6 +207,7 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "local-dir:no/such/folder"], "config.json"),
         (["eval", "local-dir:."], "config.json"),
         (["summary", "local-dir:no/such/folder"], "config.json"),
+        (["train", "lenet_tiny", "--out", "run", "--distill", "0.5"], "--distill needs --teacher or --answers"),
         (["eval", "hf-hub:"], "hf-hub:ORG/NAME"),
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),
@@ -250,9 +251,27 @@ def test_wrong_use_is_exit_code_two(args):
 
 
 def test_a_data_folder_without_the_data_is_named(tmp_path):
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
     result = run("eval", "lenet_tiny", "--data-dir", tmp_path, code=1)
     assert str(tmp_path) in result.output
     assert "t10k-images-idx3-ubyte.gz" in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "no/such.png", "--show"],
+        ["plot", "filters", "nosuchmodel", "--out"],
+        ["bench", "infer", "nosuchmodel", "--picture"],
+        ["demo", "--model", "nosuchmodel", "--sheet"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_picture_of_an_unknown_ending_is_refused_before_anything_is_computed(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("picture.xyz", "picture"):
+        assert f"{name} was given" in run(*command, name, code=1).output
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unwritable_sheet_leaves_nothing_behind(tmp_path):

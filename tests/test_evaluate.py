@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,19 @@ def test_what_is_no_image_is_refused(model, images, words):
         cnnzoo.predict(model, images)
 
 
+@pytest.mark.parametrize("size", [(50, 50), (30_000, 2)], ids=["only background", "too elongated"])
+def test_of_many_images_the_bad_one_is_named(model, tiny_split, tmp_path, size):
+    good, bad = tiny_split.images[0], Image.new("RGB", size, "white")
+    bad.save(tmp_path / "bad.png")
+    for source, name in ((tmp_path / "bad.png", str(tmp_path / "bad.png")), (bad, "Image 2 of 3")):
+        with pytest.raises(InputError, match=f"^{re.escape(name)}: "):
+            cnnzoo.predict(model, [good, source, good])
+    with pytest.raises(InputError, match="^no/such.png does not exist"):  # which has its path already
+        cnnzoo.predict(model, [good, "no/such.png"])
+    with pytest.raises(InputError, match="^(The photo|An image)"):
+        cnnzoo.predict(model, bad)
+
+
 @pytest.mark.parametrize("topk", [0, 11, -1])
 def test_more_answers_than_classes_are_refused(model, tiny_split, topk):
     with pytest.raises(InputError, match="1 to 10"):
@@ -207,3 +221,31 @@ def test_a_model_that_is_not_the_checkpoints_has_no_temperature():
     assert model.temperature != 1  # the same logits on gray images
     model.reset_classifier(10)
     assert model.temperature == 1
+
+
+# -- whose classes are whose ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [("A", "B", "a", "b"), ("C", "C++"), ("10", "1.0"), ("A/b", "A")])
+def test_each_class_finds_itself_among_labels_that_differ_in_case_or_punctuation(labels, tiny_split):
+    for order in (labels, labels[::-1]):
+        assert [evaluate.class_index(name, order) for name in labels] == [order.index(name) for name in labels]
+    model = cnnzoo.create_model("lenet_tiny", num_classes=len(labels))
+    model.labels = labels
+    two = replace(tiny_split, labels=tiny_split.labels % 2, info=replace(tiny_split.info, labels=labels[-2:]))
+    m = evaluate.evaluate(model, two)
+    last = [int(n) for n in two.labels.bincount()]
+    assert [sum(row) for row in m.confusion] == [0] * (len(labels) - 2) + last
+
+
+def test_a_class_in_another_spelling_is_found_unless_several_labels_would_do():
+    assert [evaluate.class_index(n, ("Ankle boot", "T-shirt/top")) for n in ("ankle_boot", "tshirt")] == [0, 1]
+    assert evaluate.class_index("c", ("C", "C++")) is None
+
+
+def test_two_classes_that_are_one_to_the_model_are_refused(tiny_split):
+    model = cnnzoo.create_model("lenet_tiny", num_classes=2)
+    model.labels = ("cat", "dog")
+    split = replace(tiny_split, info=replace(tiny_split.info, labels=("cat", "Dog", "dog")))
+    with pytest.raises(InputError, match="classes Dog, dog, and all of them mean dog.*Rename the others"):
+        evaluate.evaluate(model, split)

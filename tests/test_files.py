@@ -8,12 +8,15 @@ import stat
 
 import pytest
 from click.testing import CliRunner
+from helpers import run_recipe
 
 import cnnzoo
-from cnnzoo import bench, checkpoints, hub, plots
+from cnnzoo import bench, checkpoints, hub, plots, train
 from cnnzoo.cli import main
-from cnnzoo.errors import CheckpointError, CnnzooError
+from cnnzoo.errors import CheckpointError, CnnzooError, DataError
 from cnnzoo.files import atomic, check_writable, kept_if_used, parse_json, write_json
+from cnnzoo.photos import evaluate_photos
+from cnnzoo.recipes import override
 
 
 def test_the_file_appears_whole_and_readable(tmp_path):
@@ -155,3 +158,25 @@ def test_a_new_folder_without_a_file_goes_again_and_so_do_those_above_it(tmp_pat
     with kept_if_used(tmp_path / "a" / "b" / "c"):
         (tmp_path / "a" / "b" / "c" / "d").mkdir()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_below_the_home_folder_is_found_and_made_there(tmp_path, monkeypatch, recipe, miniature):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for place in (home / "photos" / "cat", elsewhere):
+        place.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    write_json("~/facts.json", dict(a=1))
+    run_recipe(recipe, "~/run", miniature)
+    asked = override(recipe, teacher="~/run")
+    train.ask(asked, "~/asked", epochs=1, data_dir=miniature[0])
+    run_recipe(override(recipe, answers="~/asked"), "~/taught", miniature)
+    plots.save(plots.curves("~/run"), "~/curves.png")
+    assert hub.build("~/run", "~/out").parent == home / "out"
+    cnnzoo.load_exported(cnnzoo.export("~/run", "~/run.onnx"))
+    with pytest.raises(DataError, match=f"class folder {home}/photos/cat is empty"):
+        evaluate_photos(cnnzoo.create_model("lenet_tiny"), "~/photos")
+    assert {"facts.json", "run", "asked", "taught", "curves.png", "out", "run.onnx"} <= set(os.listdir(home))
+    assert not os.listdir(elsewhere)
+    with pytest.raises(CnnzooError, match="Write the path in full"):
+        write_json("~nosuchuser/facts.json", {})

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from test_images import MODES, picture
 
 import cnnzoo
-from cnnzoo import evaluate, train
+from cnnzoo import checkpoints, evaluate, train
 from cnnzoo.cli import main
-from cnnzoo.data import create_transform, load_split, load_splits, normalize, open_image
+from cnnzoo.cli._common import may_download
+from cnnzoo.data import create_transform, dataset_in, has_test_folder, load_split, load_splits, normalize, open_image
 from cnnzoo.errors import CnnzooError, DataError
 from cnnzoo.recipes import Recipe
 
@@ -146,7 +147,7 @@ def test_broken_files_are_listed_by_name_ten_and_how_many_more(tmp_path):
     text = str(e.value)
     assert text.startswith(f"12 of 52 images in {tmp_path} cannot be used: train/a/broken00.png, train/a/broken01.png, ")
     assert "broken09.png and 2 more." in text and "broken10" not in text
-    assert "not an image that Pillow can read" in text and "skip_broken=True" in text
+    assert "not an image that Pillow can read" in text and "--skip-broken (in Python skip_broken=True)" in text
 
 
 def test_broken_files_are_skipped_only_on_request_and_reported(tmp_path):
@@ -235,7 +236,60 @@ def test_a_folder_that_is_no_data_set_is_refused_with_what_to_do(make, tmp_path)
         load_split("folder", data_dir=tmp_path / "data")
 
 
-def test_a_folder_has_to_be_named():
+def deep(root):
+    fill(root / "train", {"a/more/still": 3, "b/more": 3})
+    fill(root / "test", {"a/more": 1, "b/more": 1})
+
+
+def without_endings(root):
+    fill(root, dict(a=3, b=3))
+    for path in root.rglob("*.png"):
+        path.rename(path.with_suffix(""))
+
+
+def hidden_in_a_class_called_train(root):
+    fill(root, {"train": 3, "bus": 3, "train/.ipynb_checkpoints": 1})
+
+
+@pytest.mark.parametrize("make", [deep, without_endings, hidden_in_a_class_called_train], ids=lambda make: make.__name__)
+def test_class_folders_of_any_kind_are_the_data_set_where_none_is_named(make, tmp_path):
+    make(tmp_path / "data")
+    assert dataset_in(tmp_path / "data", "fashion_mnist") == "folder"
+    assert len(load_splits("folder", ("train",), data_dir=tmp_path / "data")[0].info.labels) == 2
+
+
+def nothing(root):
+    root.mkdir()
+
+
+def texts(root):
+    (root / "notes").mkdir(parents=True)
+    (root / "notes" / "README").write_text("nothing to see")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (no_folder, "does not exist"), (a_file, "is a file"), (no_classes, "no pictures in class folders"),
+        (nothing, "no pictures in class folders"), (texts, "no pictures in class folders"),
+    ],
+)  # fmt: skip
+def test_a_folder_without_pictures_is_refused_by_every_command_and_nothing_is_said_of_downloading(make, words, tmp_path):
+    make(tmp_path / "data")
+    rest = ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    for args in (["train", "lenet_tiny", *rest], ["ask", "lenet_tiny", "--teacher", "lenet_tiny", *rest]):
+        result = CliRunner().invoke(main, args)
+        assert result.exit_code == 1 and words in result.output and "CLASS/*.png" in result.output
+        assert "download" not in result.output and not (tmp_path / "out").exists()
+    assert dataset_in(tmp_path / "data", "fashion_mnist", download=True) == "fashion_mnist"  # which will be put there
+
+
+def test_a_folder_has_to_be_named_here_or_by_the_environment(tmp_path, monkeypatch):
+    fill(tmp_path, dict(a=3, b=3))
+    monkeypatch.setenv("CNNZOO_DATA_DIR", str(tmp_path))
+    assert load_split("folder").info.labels == ("a", "b") and not has_test_folder(None)
+    monkeypatch.setenv("CNNZOO_DATA_DIR", "")
+    assert may_download(None, None)  # as if it were not set
     with pytest.raises(DataError, match="data_dir="):
         load_split("folder")
 
@@ -327,3 +381,18 @@ def test_broken_pictures_stop_training_unless_they_are_to_be_skipped(shapes, tmp
     assert result.exit_code == 1 and "top/broken.png" in result.output
     with pytest.warns(UserWarning, match="top/broken.png"):
         assert CliRunner().invoke(main, [*args, "--skip-broken"]).exit_code == 0
+
+
+def test_ask_finds_pictures_and_reads_model_as_train_does(tmp_path, monkeypatch):
+    fill(tmp_path / "data", dict(a=3, b=3))
+    chosen = []
+    for name in ("train", "ask"):
+        monkeypatch.setattr(train, name, lambda recipe, *args, **kwargs: chosen.append(recipe))
+    rest = ["--data-dir", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    model = str(checkpoints.folder("lenet_tiny.fashion_mnist"))
+    for command in ("train", "ask"):
+        assert CliRunner().invoke(main, [command, model, *rest]).exit_code == 0
+    assert chosen[0] == chosen[1]
+    assert (chosen[1].model, chosen[1].dataset, chosen[1].start_size) == (model, "folder", 0)  # of a model of one size
+    result = CliRunner().invoke(main, ["ask", "nosuchmodel", *rest])
+    assert result.exit_code == 1 and "Unknown model 'nosuchmodel'" in result.output and len(chosen) == 2

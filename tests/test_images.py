@@ -167,6 +167,20 @@ def test_a_model_of_five_channels_is_refused_with_what_to_build_instead():
 # -- opening what a user has ---------------------------------------------------------------------------------------------
 
 
+def test_a_photo_whose_orientation_cannot_be_read_stays_as_it_is(tmp_path):
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "photo.jpg", exif=b"Exif\0\0garbage-here")
+    image = open_image(tmp_path / "photo.jpg")
+    assert image.size == open_image(image).size == (40, 20)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        assert open_image(opened).size == (40, 20)
+
+
+@pytest.mark.parametrize("bad", ["photo.jpg", np.zeros((28, 28), np.uint8), torch.zeros(1, 28, 28)])
+def test_a_transform_given_no_image_says_what_to_pass(transform, bad):
+    with pytest.raises(InputError, match=r"was given to a transform.*open_image\(x\)"):
+        transform(bad)
+
+
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "gif"])
 def test_a_file_gives_its_pixels(tmp_path, suffix):
     image = picture("L", 20, 30)

@@ -190,6 +190,30 @@ def test_eval_measures_what_the_run_measured_and_other_pictures_of_its_classes(m
     assert "classes that the model does not know: eel. It knows cat, dog" in text
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.filterwarnings("ignore:.*left out:UserWarning")
+def test_every_command_that_reads_a_folder_can_leave_out_its_broken_files(mine, tmp_path):
+    shutil.copytree("pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "cat" / "broken.png").write_bytes(b"")
+    place = ("--data-dir", tmp_path / "pictures")
+    run("train", "lenet_tiny", *place, *FAST, "--skip-broken", "--out", tmp_path / "run")
+    for command in (
+        ("eval", tmp_path / "run"),
+        ("eval", tmp_path / "run", "--dataset", "folder", "--photo", "auto"),
+        ("plot", "confusion", tmp_path / "run", "--out", tmp_path / "confusion.png"),
+        ("plot", "mistakes", tmp_path / "run", "--out", tmp_path / "mistakes.png"),
+        ("export", tmp_path / "run", tmp_path / "int8.onnx", "--quantize", "int8"),
+        ("ask", "lenet_tiny", "--teacher", tmp_path / "run", "--views", 1, "--batch-size", 8, "--out", tmp_path / "asked"),
+        ("build", tmp_path / "run", "--out", tmp_path / "built"),
+        ("measure", tmp_path / "run"),
+    ):
+        refused = run(*command, *place, code=1).output
+        assert "broken.png" in refused and "--skip-broken" in refused
+        assert command[0] != "build" or not (tmp_path / "built").exists()  # since it could not be measured
+        run(*command, *place, "--skip-broken")
+    assert "robustness" in checkpoints.read_json(tmp_path / "built" / "lenet_tiny.folder" / "metrics.json")
+
+
 def test_a_run_can_be_exported_and_trained_further_and_teach(mine, tmp_path):
     path = cnnzoo.export(mine, tmp_path / "mine.onnx", "onnx")
     model = cnnzoo.create_model(mine, pretrained=True)

@@ -1,19 +1,22 @@
 """Photos: every step to the data set's format, and that garments are named whatever the background."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 import cnnzoo
+from cnnzoo import registry
 from cnnzoo.cli import main
 from cnnzoo.data import in_format, photo_steps
 from cnnzoo.data._makers import makers_steps
 from cnnzoo.drawings import garments
 from cnnzoo.errors import InputError, UnknownNameError
+from cnnzoo.photos import evaluate_photos
 
 
 def as_photo(
@@ -141,6 +144,35 @@ def test_nothing_but_background_is_refused(how):
         how(Image.new("RGB", (50, 50), (240, 240, 238)))
 
 
+def chequered(height: int, width: int, side: int) -> Image.Image:
+    return Image.fromarray((np.indices((height, width)) // side).sum(0).astype(np.uint8) % 2 * 255)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 6), st.integers(0, 99))
+@example(64, 64, 8, 0)  # every pixel is as far from the background as any other
+@example(3, 9, 1, 0)
+@example(27, 3, 1, 0)
+def test_any_small_picture_gets_an_answer_or_is_refused_in_words(height, width, side, seed):
+    random = np.random.default_rng(seed).choice(np.array([0, 128, 255], dtype=np.uint8), (height, width))
+    image = chequered(height, width, side) if side else Image.fromarray(random)
+    try:
+        assert len(cnnzoo.predict(_lenet(), image)) == 1
+    except InputError as e:
+        assert "transparent" not in str(e)  # these pictures are opaque
+
+
+@functools.cache
+def _lenet():
+    return cnnzoo.create_model("lenet_tiny", pretrained=True)
+
+
+def test_a_picture_without_a_garment_says_whether_it_is_chequered_or_transparent():
+    with pytest.raises(InputError, match="No garment can be told from the background"):
+        photo_steps(chequered(64, 64, 8))
+    with pytest.raises(InputError, match="completely transparent"):
+        photo_steps(Image.new("RGBA", (50, 50), (255, 0, 0, 0)))
+
+
 def test_the_command_names_photos_says_so_and_draws_the_steps(tmp_path):
     photo, out = tmp_path / "photo.png", tmp_path / "steps.png"
     as_photo(garments()["Trouser"], light=True).save(photo)
@@ -169,6 +201,33 @@ def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
     (tmp_path / "bag").rename(tmp_path / "cat")
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1 and "does not know: cat" in result.output
+    (tmp_path / "cat").rename(tmp_path / "TROUSER")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and "TROUSER, trouser, and all of them mean Trouser" in result.output
+
+
+def test_eval_measures_photos_with_the_weights_that_predict_uses_for_them(tmp_path):
+    for name in ("Bag", "Shirt"):
+        (tmp_path / "test" / name).mkdir(parents=True)  # test/ alone will do, since nothing is trained on
+        as_photo(garments()[name], light=True).save(tmp_path / "test" / name / "photo.png")
+    place = ["--dataset", "folder", "--data-dir", str(tmp_path), "--photo", "auto"]
+    found = json.loads(CliRunner().invoke(main, ["eval", "nin_tiny", *place, "--json"]).stdout)
+    special = registry.photo_weights("nin_tiny")
+    usual, other = (cnnzoo.create_model(name, pretrained=True) for name in ("nin_tiny", special))
+    losses = [evaluate_photos(usual, tmp_path, photo_model=m).metrics.loss for m in (other, None)]
+    assert found["loss"] == losses[0] != losses[1] and found["photo_weights"] == special
+    assert f"with {special}" in CliRunner().invoke(main, ["eval", "nin_tiny", *place]).output
+    plain = json.loads(CliRunner().invoke(main, ["eval", "nin_tiny.fashion_mnist", *place, "--json"]).stdout)
+    assert plain["loss"] == losses[1] and plain["photo_weights"] is None
+    with pytest.raises(InputError, match="different classes"):
+        evaluate_photos(usual, tmp_path, photo_model=cnnzoo.create_model("lenet_tiny", num_classes=3))
+
+
+@pytest.mark.parametrize("more", [["--tta"], ["--split", "train"]])
+def test_eval_of_photos_refuses_what_it_would_not_heed(more, tmp_path):
+    command = ["eval", "lenet_tiny", "--dataset", "folder", "--data-dir", str(tmp_path), "--photo", "auto", *more]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2 and "leave out --tta and --split" in result.output
 
 
 @pytest.mark.parametrize("skin", [(241, 194, 167), (198, 134, 98), (92, 58, 42)], ids=["light", "medium", "dark"])

@@ -124,6 +124,14 @@ def test_measuring_adds_what_a_folder_lacks_and_changes_nothing_else(folder, min
     assert hub.verify(folder)["robustness"] == added["robustness"]  # so the card was written anew
 
 
+@pytest.mark.parametrize("bad", [-0.1, 1.5, 255.0, float("nan"), float("inf")])
+def test_floats_that_are_no_pixels_are_refused(bad):
+    images = torch.zeros(2, 1, 28, 28)
+    images[1, 0, 3, 4] = bad
+    with pytest.raises(InputError, match="allowed is 0 to 1"):
+        robustness.corrupt(images, "shift 1")
+
+
 def test_photos_are_measured_when_they_are_given_and_the_card_has_the_number(folder, miniature, tmp_path):
     labels = checkpoints.read_json(folder / "config.json")["label_names"]
     for place in (tmp_path / "photos" / labels[0], tmp_path / "photos" / labels[1]):

@@ -277,7 +277,8 @@ def test_a_set_of_its_own_size_is_converted_on_request(tmp_path, monkeypatch):
     expected = torch.stack([transform(open_image(image, 3)) for image in images])
     torch.testing.assert_close(normalize(split.images, (0.2860,), (0.3530,)), expected)
     assert split.info.image_size == (1, 28, 28) and len(split.info.mean) == 1
-    for bad in ((28, 28), (2, 28, 28), (1, 0, 28), (1, 28.0, 28)):
+    assert load_split("cifar10", image_size=20, **kwargs).info.image_size == (3, 20, 20)  # one number is both sides
+    for bad in ((28, 28), (2, 28, 28), (1, 0, 28), (1, 28.0, 28), 0, -3, 28.0, True):
         with pytest.raises(CnnzooError, match=r"image_size=.*\(1, 28, 28\)"):
             load_split("cifar10", image_size=bad, **kwargs)
 

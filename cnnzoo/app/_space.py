@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .. import checkpoints, registry
 from ..errors import CnnzooError, system_errors
+from ..files import user_path
 from ..resolve import resolve
 from ..version import __version__
 from ._models import DEFAULT
@@ -57,7 +58,7 @@ def write_space(folder: str | os.PathLike, model: str | None = None) -> Path:
             f"{model} was given for a Space, which can use a model of the zoo or of the Hub only. Push it first: "
             f"cnnzoo push {model} ORG/NAME, then write --model hf-hub:ORG/NAME."
         )
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CnnzooError(f"{folder} already exists; a new or an empty folder is needed. Choose another name.")
     folder.parent.mkdir(parents=True, exist_ok=True)

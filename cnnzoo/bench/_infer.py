@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import data, exporting, summary
 from ..datasets import FASHION_MNIST
 from ..errors import CnnzooError, ExportError
+from ..files import user_path
 from ..inference import evaluation_copy, inference_form
 from ..progress import progress
 from ._peers import PEERS, is_peer, make
@@ -80,7 +81,7 @@ def forms(
     former = torch.get_num_threads()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(files or scratch)
+        folder = user_path(files or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         models = [(name, model, form) for name in names for model in [make(name)] for form in wanted]
         try:

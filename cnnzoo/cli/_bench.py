@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..files import check_writable, write_json
+from ..files import check_writable, user_path, write_json
 from ._common import data_dir_option, download_option, json_option, may_download, table
 
 # What is timed from a cold start: the goal, and what follows `cnnzoo train`.
@@ -83,7 +83,9 @@ def infer(
 
     check_writable(out)  # before the minutes that it takes to measure
     if picture:
-        check_writable(picture)
+        from .. import canvas
+
+        canvas.check_picture(picture)
     given = dict(names=models, wanted=wanted, threads=threads, batches=batches)
     rows = bench.forms(**{k: v for k, v in given.items() if v}, data_dir=data_dir, files=files)
     found = dict(bench.machine(), rows=rows, cold_start=bench.cold_start())
@@ -106,7 +108,7 @@ def peers(runs: tuple[str, ...], timed: str | None, picture: str | None, as_json
 
     if (timed is None) != (picture is None):
         raise click.UsageError("--infer and --picture go together: give both, or neither.")
-    found = checkpoints.read_json(Path(timed)) if timed else None
+    found = checkpoints.read_json(user_path(timed)) if timed else None
     rows = bench.keep(bench.collect(runs))
     if found and picture:
         bench.draw(found, picture)

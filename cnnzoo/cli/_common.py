@@ -22,6 +22,9 @@ data_dir_option = click.option(
 download_option = click.option(
     "--download/--no-download", default=None, help="Fetch missing data.  [default: only into the cache]"
 )
+skip_broken_option = click.option(
+    "--skip-broken", is_flag=True, help="Leave out pictures that cannot be read, with a warning."
+)
 photo_option = click.option(
     "--photo",
     type=click.Choice(data.PHOTO),
@@ -82,7 +85,12 @@ def may_download(data_dir: str | None, asked: bool | None) -> bool:
     """What was asked for; else yes for the cache, no for a folder that the user named."""
     if asked is not None:
         return asked
-    return data_dir is None and "CNNZOO_DATA_DIR" not in os.environ
+    return data_dir is None and data.named_data_dir() is None
+
+
+def chosen_dataset(named: str | None, usual: str, data_dir: str | None, download: bool) -> str:
+    """The data set that is meant: the one that was named, else what lies in the folder that was given, else `usual`."""
+    return named or (data.dataset_in(data_dir, usual, download) if data_dir else usual)
 
 
 def pretrained(model: str, device: str = "cpu") -> nn.Module:
@@ -92,20 +100,32 @@ def pretrained(model: str, device: str = "cpu") -> nn.Module:
     return registry.on_device(registry.create_model(model, pretrained=True), device)
 
 
+def with_photo_weights(model: str, device: str) -> tuple[nn.Module, str | None, nn.Module | None]:
+    """The model, and what answers for photos in its place: its name and itself, or None twice."""
+    from .. import registry
+
+    special = registry.photo_weights(model)
+    return pretrained(model, device), special, pretrained(special, device) if special else None
+
+
 def images_for(
-    network: nn.Module, split: str, data_dir: str | None, download: bool | None, dataset: str | None = None
+    network: nn.Module,
+    split: str,
+    data_dir: str | None,
+    download: bool | None,
+    skip_broken: bool,
+    dataset: str | None = None,
 ) -> data.Split:
     """A split of `dataset`, or of what the model was trained on, or of a folder of pictures, with the model's classes."""
     from .. import evaluate
 
     cfg = getattr(network, "pretrained_cfg", None) or {}
-    if dataset is None and data_dir and data.is_image_folder(data_dir):
-        dataset = "folder"
-    dataset = dataset or trained_on(cfg.get("tag") or "")
+    download = may_download(data_dir, download)
+    dataset = chosen_dataset(dataset, trained_on(cfg.get("tag") or ""), data_dir, download)
     if not dataset:
         raise CnnzooError("The model's checkpoint does not say what it was trained on. Name the data set: --dataset.")
     size = data.reading_size(dataset, (network.in_chans, *cfg["input_size"][1:]))
-    found = data.load_split(dataset, split, data_dir=data_dir, download=may_download(data_dir, download), image_size=size)
+    found = data.load_split(dataset, split, data_dir=data_dir, download=download, image_size=size, skip_broken=skip_broken)
     return evaluate.as_trained(network, found)
 
 

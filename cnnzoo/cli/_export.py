@@ -2,7 +2,7 @@
 
 import click
 
-from ._common import data_dir_option
+from ._common import data_dir_option, skip_broken_option
 
 
 @click.command()
@@ -14,6 +14,7 @@ from ._common import data_dir_option
 @click.option("--quantize", default=None, help="int8: 8-bit weights and activations, onnx only.")
 @click.option("--preprocess/--no-preprocess", default=True, show_default=True, help="Take raw uint8 pixels.")
 @data_dir_option
+@skip_broken_option
 def export(model: str, path: str, format: str | None, **options) -> None:
     """Write MODEL to the file PATH (.pt2 or .onnx). Preprocessing and labels are inside."""
     from .. import exporting

@@ -9,7 +9,8 @@ import json
 import click
 
 from ..datasets import DATASETS
-from ._common import data_dir_option, device_option, download_option, json_option, may_download
+from ..files import user_path
+from ._common import data_dir_option, device_option, download_option, json_option, may_download, skip_broken_option
 
 _private = click.option(
     "--private/--public",
@@ -36,20 +37,24 @@ _private = click.option(
 )
 @data_dir_option
 @download_option
+@skip_broken_option
 def build(
-    runs: tuple[str, ...], holdout_run: str | None, out: str, variant: str, data_dir: str | None, download: bool | None
-) -> None:
+    runs: tuple[str, ...], holdout_run: str | None, out: str, variant: str, data_dir: str | None, download: bool | None,
+    skip_broken: bool,
+) -> None:  # fmt: skip
     """Make a checkpoint folder from finished RUNS.
 
     Give one run for each seed. The folder is a Hub repository as it is published; the model is measured too.
     """
     from .. import hub
 
-    folder = hub.build(runs, out, holdout_run=holdout_run, variant=variant)
-    dataset = folder.name.rpartition(".")[2].removeprefix(f"{variant}_")
-    if data_dir or dataset in DATASETS:  # else nothing says where the pictures are
-        hub.measure(folder, data_dir=data_dir, download=may_download(data_dir, download))
-    click.echo(folder)
+    with hub.placed_in(out) as scratch:  # so that no folder stays that could not be measured
+        made = hub.build(runs, scratch, holdout_run=holdout_run, variant=variant)
+        dataset = made.name.rpartition(".")[2].removeprefix(f"{variant}_")
+        if data_dir or dataset in DATASETS:  # else nothing says where the pictures are
+            fetch = may_download(data_dir, download)
+            hub.measure(made, data_dir=data_dir, download=fetch, skip_broken=skip_broken)
+    click.echo(user_path(out) / made.name)
 
 
 @click.command()
@@ -57,6 +62,7 @@ def build(
 @device_option
 @data_dir_option
 @download_option
+@skip_broken_option
 @click.option(
     "--photos",
     metavar="DIR",
@@ -69,8 +75,8 @@ def build(
     help="Run folder of the checkpoint's recipe with --holdout: its temperature calibrates the probabilities.",
 )
 def measure(
-    models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, photos: str | None,
-    holdout_run: str | None,
+    models: tuple[str, ...], device: str, data_dir: str | None, download: bool | None, skip_broken: bool,
+    photos: str | None, holdout_run: str | None,
 ) -> None:  # fmt: skip
     """Add missing measurements to MODELS.
 
@@ -81,8 +87,8 @@ def measure(
     from .. import hub
 
     for model in models:
-        fetch = may_download(data_dir, download)
-        added = hub.measure(model, data_dir=data_dir, download=fetch, device=device, photos=photos, holdout_run=holdout_run)
+        where = dict(data_dir=data_dir, download=may_download(data_dir, download), skip_broken=skip_broken)
+        added = hub.measure(model, **where, device=device, photos=photos, holdout_run=holdout_run)
         click.echo(f"{model}: {'added ' + ', '.join(added) if added else 'lacks nothing'}")
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import click
-from torch import nn
 
 from .. import data, inference
 from ..errors import CnnzooError
@@ -19,7 +19,9 @@ from ._common import (
     json_option,
     photo_option,
     pretrained,
+    skip_broken_option,
     table,
+    with_photo_weights,
 )  # fmt: skip
 
 
@@ -32,6 +34,8 @@ def demo(model: str, sheet: str, as_json: bool) -> None:
     from .. import drawings
     from ..predict import predict as classify
 
+    if Path(sheet).suffix.lower() != ".png":
+        raise CnnzooError(f"{sheet} was given for the contact sheet, which is a PNG file. Use a name that ends in .png.")
     check_writable(sheet)
     network = pretrained(model)
     garments = drawings.garments()
@@ -183,24 +187,30 @@ def summary_(model: str, depth: int | None, as_json: bool) -> None:
     type=click.Choice(data.PHOTO),
     default="never",
     show_default=True,
-    help="With --dataset folder: measure on all of its pictures, treated as photos, as predict does it.",
+    help="With --dataset folder: measure on all of its pictures (if it has test/, on those in there), treated as photos, by "
+    "the weights that predict uses for photos.",
 )
 @device_option
 @data_dir_option
 @download_option
+@skip_broken_option
 @json_option
 def eval_(
     model: str, dataset: str | None, split: str, tta: bool, photo: str, device: str, data_dir: str | None,
-    download: bool | None, as_json: bool,
+    download: bool | None, skip_broken: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the accuracy of a pretrained MODEL."""
     from .. import evaluate, registry
 
-    network = pretrained(model, device)
     if photo != "never":
-        _eval_photos(network, model, dataset, data_dir, photo, as_json)
+        if dataset != "folder" or data_dir is None:
+            raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
+        if tta or split != "test":
+            raise click.UsageError("--photo measures as predict answers: leave out --tta and --split, or --photo.")
+        _eval_photos(model, data_dir, photo, device, skip_broken, as_json)
         return
-    images = images_for(network, split, data_dir, download, dataset)
+    network = pretrained(model, device)
+    images = images_for(network, split, data_dir, download, skip_broken, dataset)
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
         click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
@@ -217,17 +227,14 @@ def eval_(
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
 
-def _eval_photos(
-    network: nn.Module, model: str, dataset: str | None, data_dir: str | None, photo: str, as_json: bool
-) -> None:  # fmt: skip
+def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken: bool, as_json: bool) -> None:
     from .. import photos
 
-    if dataset != "folder" or data_dir is None:
-        raise click.UsageError("--photo measures on a folder of pictures: give --dataset folder --data-dir FOLDER.")
-    found = photos.evaluate_photos(network, data_dir, photo)
+    network, special, for_photos = with_photo_weights(model, device)
+    found = photos.evaluate_photos(network, data_dir, photo, photo_model=for_photos, skip_broken=skip_broken)
     m = found.metrics
     if as_json:
-        shown = dict(model=model, photo=photo, warned=found.warned)
+        shown = dict(model=model, photo=photo, photo_weights=special, warned=found.warned)
         shown |= dict(warned_top1=found.warned_top1, other_top1=found.other_top1)
         click.echo(json.dumps(shown | dataclasses.asdict(m), indent=2))
         return
@@ -239,7 +246,8 @@ def _eval_photos(
     ):  # fmt: skip
         if count:
             click.echo(f"{'' if kind == 'without' else chr(10)}{kind}: {top1:.2f} % of {count}")
-    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} photos in {data_dir}")
+    by = f", with {special}, the weights for photos" if special else ""
+    click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} photos in {data_dir}{by}")
 
 
 @click.command()
@@ -257,13 +265,13 @@ def predict(
 
     They are photos of garments, or files of 28x28 pixels, light on black, which is what the model knows.
     """
-    from .. import registry
     from ..predict import predict as classify
 
     if show:
-        check_writable(show)  # before the images are looked at
-    network, special = pretrained(model, device), registry.photo_weights(model)
-    for_photos = pretrained(special, device) if special else None
+        from .. import canvas
+
+        canvas.check_picture(show)  # before the images are looked at
+    network, special, for_photos = with_photo_weights(model, device)
     topk = min(3, network.num_classes) if topk is None else topk
     answers = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos)
     if show:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import click
 
-from ..files import check_writable
-from ._common import data_dir_option, download_option, images_for, photo_option, pretrained
+from ._common import data_dir_option, download_option, images_for, photo_option, pretrained, skip_broken_option
 
 _out = click.option("--out", metavar="FILE", help="The picture; its ending is the format.  [default: KIND.png]")
 
@@ -28,13 +27,14 @@ def curves(run: str, out: str | None) -> None:
 @_out
 @data_dir_option
 @download_option
-def confusion(model: str, out: str | None, data_dir: str | None, download: bool | None) -> None:
+@skip_broken_option
+def confusion(model: str, out: str | None, data_dir: str | None, download: bool | None, skip_broken: bool) -> None:
     """The confusion matrix of MODEL on its test set."""
     from .. import evaluate
 
     def figure(plots):
         network = pretrained(model)
-        split = images_for(network, "test", data_dir, download)
+        split = images_for(network, "test", data_dir, download, skip_broken)
         m = evaluate.evaluate(network, split)
         return plots.confusion_matrix(m.confusion, split.info.labels, f"{model}: {m.top1:.2f} % of {m.count:,} test images")
 
@@ -46,14 +46,17 @@ def confusion(model: str, out: str | None, data_dir: str | None, download: bool 
 @_out
 @data_dir_option
 @download_option
+@skip_broken_option
 @click.option("--count", default=24, show_default=True, help="How many.")
-def mistakes(model: str, out: str | None, data_dir: str | None, download: bool | None, count: int) -> None:
+def mistakes(
+    model: str, out: str | None, data_dir: str | None, download: bool | None, skip_broken: bool, count: int
+) -> None:
     """The test images that MODEL gets wrong with the highest probability."""
     from .. import evaluate, inference
 
     def figure(plots):
         network = pretrained(model)
-        split = images_for(network, "test", data_dir, download)
+        split = images_for(network, "test", data_dir, download, skip_broken)
         logits = evaluate.predict_logits(network, split)
         return plots.mistakes(logits, split, count, temperature=inference.temperature(network))
 
@@ -104,10 +107,10 @@ def results(out: str | None) -> None:
 
 
 def _draw(kind: str, out: str | None, figure: Callable, note: Callable = lambda plots: "") -> None:
-    from .. import plots
+    from .. import canvas, plots
 
     out = out or f"{kind}.png"
-    check_writable(out)  # before all images of a test set are looked at
+    canvas.check_picture(out)  # before all images of a test set are looked at
     click.echo(plots.save(figure(plots), out, note(plots)))
 
 

@@ -4,16 +4,16 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
 from ..data import Split
+from ..files import user_path
 from ..recipes import BY_SECTION, RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
-from ._common import Stopped, data_dir_option, download_option, json_option, may_download
+from ._common import Stopped, chosen_dataset, data_dir_option, download_option, json_option, may_download, skip_broken_option
 
 
 def _recipe_options(command: Callable) -> Callable:
@@ -76,6 +76,15 @@ def _understood(split: Split, judge: Split, side: int, holdout: bool, divided: b
     )
 
 
+def _chosen(model: str, recipe: str, data_dir: str | None, download: bool, fields: dict[str, Any]) -> Recipe:
+    """The recipe for MODEL, and for the data set that is meant, with the fields that were typed; the others are None."""
+    from .. import registry
+
+    arch = name_of(registry.create_model(model, device="meta"))  # MODEL may be a folder, say
+    found = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
+    return override(found, dataset=chosen_dataset(fields["dataset"], found.dataset, data_dir, download))
+
+
 @click.command("train")
 @click.argument("model")
 @click.option("--recipe", default="standard", show_default=True, help=f"One of: {', '.join(RECIPES)}.")
@@ -84,9 +93,9 @@ def _understood(split: Split, judge: Split, side: int, holdout: bool, divided: b
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
 @click.option("--track", default=None, metavar="TRACKER", help="Also log to tensorboard, trackio or wandb.")
-@click.option("--skip-broken", is_flag=True, help="Leave out pictures that cannot be read.")
 @data_dir_option
 @download_option
+@skip_broken_option
 @_recipe_options
 def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data_dir, download, **fields) -> None:
     """Train MODEL by a recipe and measure it once.
@@ -96,25 +105,26 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 
     A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
     """
-    from .. import data, registry, train
+    from .. import data, train
 
-    if fields["dataset"] is None and data_dir and data.is_image_folder(data_dir):
-        fields["dataset"] = "folder"
+    for field in ("distill", "distill_temperature"):
+        if fields[field] is not None and not fields["teacher"] and not fields["answers"]:
+            raise click.UsageError(f"--{field.replace('_', '-')} needs --teacher or --answers, which say what to learn from.")
+    download = may_download(data_dir, download)
+    chosen = _chosen(model, recipe, data_dir, download, fields)
 
     def show(resolved: dict[str, Any], split: Split, judge: Split) -> None:
         divided = resolved["dataset"] == "folder" and not data.has_test_folder(data_dir)
         _show_start(resolved, split, judge, divided)
 
-    arch = name_of(registry.create_model(model, device="meta"))  # MODEL may be a folder, say
-    chosen = override(get_recipe(recipe, arch, **{k: v for k, v in fields.items() if v is not None}), model=model)
     try:
         metrics = train.train(
-            chosen, out, data_dir=data_dir, download=may_download(data_dir, download),
+            chosen, out, data_dir=data_dir, download=download,
             holdout=holdout, resume=resume, device=device, track=track, skip_broken=skip_broken,
             on_start=show,
         )  # fmt: skip
     except KeyboardInterrupt:
-        if not (Path(out) / train.CHECKPOINT).is_file():
+        if not (user_path(out) / train.CHECKPOINT).is_file():
             raise
         raise Stopped(f"stopped; {out} holds the last completed epoch. To continue, add --resume.") from None
     if metrics:  # on the main process
@@ -129,8 +139,9 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 @click.option("--holdout", is_flag=True, help="For students that are trained with --holdout.")
 @data_dir_option
 @download_option
+@skip_broken_option
 @_recipe_options
-def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> None:
+def ask(model, recipe, out, views, holdout, data_dir, download, skip_broken, **fields) -> None:
     """Store a teacher's answers, for any number of students.
 
     Asks --teacher about the images that MODEL will be trained on by a recipe. Give the options that
@@ -138,9 +149,9 @@ def ask(model, recipe, out, views, holdout, data_dir, download, **fields) -> Non
     """
     from .. import train
 
-    chosen = get_recipe(recipe, model, **{k: v for k, v in fields.items() if v is not None})
     download = may_download(data_dir, download)
-    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download)
+    chosen = _chosen(model, recipe, data_dir, download, fields)
+    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download, skip_broken=skip_broken)
     click.echo(f"{out} holds the answers to {views} epochs of images. Train with them: --answers {out}")
 
 

@@ -109,14 +109,28 @@ def read_images(
             good.append(i)
         except InputError as e:
             reasons[name] = str(e)
-    if reasons:
-        more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
-        listed = ", ".join(list(reasons)[:_LISTED]) + more
-        text = f"{len(reasons)} of {len(names)} images in {place} cannot be used: {listed}"
-        if not skip_broken:
-            raise DataError(f"{text}. {next(iter(reasons.values()))} Or leave out all broken files: skip_broken=True.")
-        warnings.warn(f"{text}; they are left out.", stacklevel=2)
+    tell_broken(reasons, len(names), place, skip_broken)
     return images[: len(good)], good
+
+
+def tell_broken(reasons: dict[str, str], count: int, place: str, skip_broken: bool) -> None:
+    """Refuses those of `count` images that cannot be used, or warns of them if they are to be left out.
+
+    Args:
+        reasons: What is wrong, by the names of the images.
+        place: Where all the images are.
+
+    Raises:
+        DataError: There are some, and `skip_broken` is false.
+    """
+    if not reasons:
+        return
+    more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    text = f"{len(reasons)} of {count} images in {place} cannot be used: {', '.join(list(reasons)[:_LISTED])}{more}"
+    if not skip_broken:
+        first = next(iter(reasons.values()))
+        raise DataError(f"{text}. {first} Or leave out all broken files: --skip-broken (in Python skip_broken=True).")
+    warnings.warn(f"{text}; they are left out.", stacklevel=3)
 
 
 class ToMode(nn.Module):
@@ -127,6 +141,11 @@ class ToMode(nn.Module):
         self.mode = mode
 
     def forward(self, image: Image.Image) -> Image.Image:
+        if not isinstance(image, Image.Image):
+            raise InputError(
+                f"A {type(image).__name__} was given to a transform, which takes PIL images. Of a path, an array or a "
+                "tensor x pass cnnzoo.data.open_image(x)."
+            )
         return to_mode(image, self.mode)
 
 
@@ -256,12 +275,15 @@ def _decode(file: Any, name: str, limits: Limits | None) -> Image.Image:
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
-    """The image with all its pixels, turned as the camera says."""
+    """The image with all its pixels, turned as the camera says, if what it says can be read."""
     try:
         image.load()
-        return ImageOps.exif_transpose(image)
     except Exception as e:  # cut off, closed, or whatever its format's reader raises
         raise InputError(f"{name} cannot be read as an image ({e}). Check its permissions, or export it again.") from e
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # what stands beside the pixels is damaged, and they are not
+        return image.copy()
 
 
 def _from_array(array: np.ndarray | Tensor, channels: int) -> Image.Image:

@@ -1,7 +1,7 @@
 """Any data set by its name: read, checked, counted, and cut into splits."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..datasets import DATASETS, TORCHVISION, DatasetInfo
 from ..errors import CnnzooError, DataError, system_errors, unknown
+from ..files import user_path
 from ._folder import read_folder
 from ._sources import Raw, fitted, read_hub, read_torchvision
-from ._splits import SPLITS, Split, default_data_dir, part_of, read_official
+from ._splits import SPLITS, Split, default_data_dir, named_data_dir, part_of, read_official
 
 _SEED = 0
 _CHUNK = 10_000  # images that are counted at a time
@@ -24,7 +25,7 @@ def load_split(
     *,
     data_dir: str | Path | None = None,
     download: bool = False,
-    image_size: tuple[int, int, int] | None = None,
+    image_size: int | tuple[int, int, int] | None = None,
     skip_broken: bool = False,
 ) -> Split:
     """Reads one split of a data set.
@@ -61,7 +62,7 @@ def load_splits(
     *,
     data_dir: str | Path | None = None,
     download: bool = False,
-    image_size: tuple[int, int, int] | None = None,
+    image_size: int | tuple[int, int, int] | None = None,
     skip_broken: bool = False,
 ) -> tuple[Split, ...]:
     """Reads splits of a data set. Their `info` has its sizes, classes, mean and std.
@@ -79,11 +80,11 @@ def load_splits(
         splits: `"train"` (all training images), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
             without the last 10 % (at most 5,000), and those. Where the training images come by class or from `folder` or
             `hfds`, they are first put into a random order, always the same, in which every part has each class.
-        data_dir: Folder of the data, as torchvision lays it out (`FashionMNIST/raw`); `default_data_dir()` if None, and for
-            `hfds` the Hub's own cache.
+        data_dir: Folder of the data, as torchvision lays it out (`FashionMNIST/raw`); `default_data_dir()` if None. For
+            `folder` the pictures' own, which has to be named, here or by `CNNZOO_DATA_DIR`; for `hfds` the Hub's own cache.
         download: Fetch what is missing, or unpack it; nothing is fetched otherwise.
-        image_size: Channels (1 or 3), height, width to make of every image as `create_transform` does; the set's own if
-            None, and 1x28x28 for `folder`, `hfds` and USPS.
+        image_size: Channels (1 or 3), height, width to make of every image as `create_transform` does, or one number for
+            both sides; the set's own if None, and 1x28x28 for `folder`, `hfds` and USPS.
         skip_broken: Leave out, with a warning, pictures that cannot be read.
 
     Returns:
@@ -98,8 +99,8 @@ def load_splits(
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
     name = _canonical(name)
-    size = _checked_size(image_size)
-    folder = Path(data_dir).expanduser() if data_dir else None
+    size = _checked_size(image_size, size_of(name))
+    folder = user_path(data_dir) if data_dir else None
     if name in DATASETS and size in (None, DATASETS[name].image_size):
         return tuple(read_official(DATASETS[name], s, folder or default_data_dir(), download) for s in splits)
     if name in DATASETS:
@@ -107,7 +108,7 @@ def load_splits(
     elif name in TORCHVISION:
         raw = read_torchvision(name, folder, download, size)
     elif name == "folder":
-        raw = read_folder(folder, size, skip_broken)
+        raw = read_folder(folder or named_data_dir(), size, skip_broken)
     else:
         raw = read_hub(name, folder, download, size, skip_broken)
     train, test = _counted(raw)
@@ -148,14 +149,19 @@ def _canonical(name: str) -> str:
     return name
 
 
-def _checked_size(image_size: Sequence[int] | None) -> tuple[int, int, int] | None:
+def _checked_size(image_size: int | Sequence[int] | None, own: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    """Channels, height and width; of one number it is both sides, with as many channels as the set has."""
     if image_size is None:
         return None
-    size = tuple(image_size)
-    if len(size) != 3 or size[0] not in (1, 3) or not all(isinstance(n, int) and n > 0 for n in size):
+    if isinstance(image_size, int):
+        size = (own[0] if own else 1, image_size, image_size)
+    else:
+        size = tuple(image_size) if isinstance(image_size, Iterable) else ()
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
+    if len(size) != 3 or not whole or size[0] not in (1, 3):
         raise CnnzooError(
-            f"image_size={image_size} was given; channels (1 or 3), height and width are needed. For example, write "
-            "(1, 28, 28)."
+            f"image_size={image_size!r} was given; allowed is channels (1 or 3), height and width, or one whole number for "
+            "both sides. For example, write (1, 28, 28), or 28."
         )
     return size
 

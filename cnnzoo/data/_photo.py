@@ -27,6 +27,9 @@ _SMALL = 0.02  # of the picture
 _WORN = "A person wears the garment. Lay it down or hang it up, and take the photo again."
 _TALL = 2.0  # times the width: what is so tall may be more than one garment
 _TWO = "Two garments are in the picture, and the larger is taken. Crop it to the one that you mean."
+_NONE = (
+    "No garment can be told from the background. Use a photo of a garment on a plain sheet or wall of another brightness."
+)
 _CLEAR = 0.02  # share of transparent pixels from which on the alpha channel is the garment's outline
 
 
@@ -144,6 +147,8 @@ def _alpha(image: Image.Image) -> np.ndarray | None:
     if image.mode != "RGBA":
         return None
     solid = np.asarray(image)[..., 3] >= 128
+    if not solid.any():
+        raise InputError("The photo is completely transparent. Use a photo that shows a garment.")
     return solid if (~solid).mean() >= _CLEAR else None
 
 
@@ -176,6 +181,8 @@ def _differs(distance: np.ndarray) -> np.ndarray:
 
     if distance.max() < _NOTHING:
         raise InputError("The photo shows only background. Use a photo in which the garment differs from the background.")
+    if np.ptp(distance) < _NOTHING:  # of a chessboard, say, every pixel is as far from the middle of its two colours
+        raise InputError(_NONE)
     root = np.sqrt(distance)  # otherwise a garment's boldest parts alone would be called different
     return ndimage.binary_fill_holes(root > threshold_otsu(root))
 
@@ -187,7 +194,7 @@ def _largest(found: np.ndarray) -> tuple[np.ndarray, int]:
     parts = label(found, connectivity=2)
     areas = np.bincount(parts.ravel())[1:]
     if not len(areas):
-        raise InputError("The photo is completely transparent. Use a photo that shows a garment.")
+        raise InputError(_NONE)
     kept = np.flatnonzero(areas >= _PART * areas.max()) + 1
     return np.isin(parts, kept), len(kept)
 

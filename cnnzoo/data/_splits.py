@@ -46,10 +46,16 @@ class Split:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
+def named_data_dir() -> Path | None:
+    """The folder that `CNNZOO_DATA_DIR` names; None if it is not set, or empty."""
+    given = os.environ.get("CNNZOO_DATA_DIR")
+    return Path(given).expanduser() if given else None
+
+
 def default_data_dir() -> Path:
     """`CNNZOO_DATA_DIR` if set, else `cnnzoo` in the user's cache folder."""
-    if given := os.environ.get("CNNZOO_DATA_DIR"):
-        return Path(given).expanduser()
+    if given := named_data_dir():
+        return given
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "cnnzoo"
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from .. import checkpoints, data, registry
 from ..datasets import trained_on
 from ..errors import CnnzooError, InputError, system_errors, unknown
-from ..files import atomic
+from ..files import atomic, user_path
 from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
 from ._pipeline import Pipeline, make_pipeline
@@ -36,6 +36,7 @@ def export(
     quantize: str | None = None,
     preprocess: bool = True,
     data_dir: str | Path | None = None,
+    skip_broken: bool = False,
     verify: bool = True,
 ) -> Path:
     """Writes a model to a file that takes batches of 1 to 4096, of any size where the model does.
@@ -50,7 +51,7 @@ def export(
         quantize: `"int8"` for 8-bit weights and activations, calibrated on training images; `onnx` only.
         preprocess: Take uint8 images `(B, C, H, W)` and give (logits, probabilities), both `(B, K)`. Otherwise take float
             images, normalised as `create_transform` does it, and give logits.
-        data_dir: Where the data set is, for `dtype="bf16"` and `quantize`, whose accuracy is checked on its test set.
+        data_dir, skip_broken: See `data.load_split`; for `dtype="bf16"` and `quantize`, whose accuracy is checked.
         verify: Compare the file with the model. Without it, an untrained model has a small type too, to time it, say.
 
     Returns:
@@ -63,7 +64,7 @@ def export(
         InputError: It is no model, has no weights, or gives no logits: it is wrapped, headless, or gives features only.
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
-    path = Path(path)
+    path = user_path(path)
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model
@@ -73,10 +74,11 @@ def export(
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
         facts = dict(_facts(network), **how)
         split = calibration = None
+        where = dict(data_dir=data_dir, skip_broken=skip_broken)
         if dtype == "bf16" or quantize:
-            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", data_dir)
+            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", where)
         if quantize:
-            calibration = _images(pipeline, split.info.name, "train", data_dir, count=512).images
+            calibration = _images(pipeline, split.info.name, "train", where, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))
@@ -86,11 +88,9 @@ def export(
     return path
 
 
-def _images(
-    pipeline: Pipeline, dataset: str, part: str, data_dir: str | Path | None, count: int | None = None
-) -> data.Split:
+def _images(pipeline: Pipeline, dataset: str, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:
     """A split in the size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
-    split = data.load_split(dataset, part, data_dir=data_dir)
+    split = data.load_split(dataset, part, **where)
     if count is not None:
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
         split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import data
 from ..errors import CheckpointError, CnnzooError, InputError, system_errors
-from ..files import parse_json
+from ..files import parse_json, user_path
 from ..inference import checked
 from ._formats import _EXTRA, FACTS
 from ._seal import check_seal
@@ -84,7 +84,7 @@ def load_exported(path: str | Path) -> Exported:
         CheckpointError: The file is missing, damaged, or not one of ours.
         CnnzooError: The package that runs it is not installed, or it is for a GPU and there is none.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file. Name a .pt2 or .onnx file that cnnzoo export wrote.")
     check_seal(path)

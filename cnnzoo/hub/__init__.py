@@ -4,11 +4,11 @@
 numbers; `verify` checks that its files agree; `push` sends it; `pull` fetches one and trusts nothing in it.
 """
 
-from ._build import build, config, twin
+from ._build import build, config, placed_in, twin
 from ._card import RGB, card
 from ._measure import measure
 from ._pull import Pulled, pull
 from ._push import publish, push
 from ._verify import verify
 
-__all__ = ["RGB", "Pulled", "build", "card", "config", "measure", "publish", "pull", "push", "twin", "verify"]
+__all__ = ["RGB", "Pulled", "build", "card", "config", "measure", "placed_in", "publish", "pull", "push", "twin", "verify"]

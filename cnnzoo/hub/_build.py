@@ -16,7 +16,7 @@ from .. import checkpoints, inference, registry, storage, summary
 from ..configs import load_model, read_config
 from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
-from ..files import atomic, check_replaceable, kept_if_used, write_json
+from ..files import atomic, check_replaceable, kept_if_used, user_path, write_json
 from ..metrics import check_metrics
 from ..resolve import resolve
 from ..version import __version__
@@ -57,7 +57,7 @@ def build(
         if holdout_run is not None or variant:
             extra = f"variant={variant!r}" if variant else f"holdout_run={holdout_run}"
             raise CheckpointError(f"A model was given with {extra}, which is for runs only. Leave it out.")
-        return _build_model(run_or_model, Path(out), labels)
+        return _build_model(run_or_model, user_path(out), labels)
     if labels is not None:
         raise CheckpointError(
             "Runs were given with labels, but labels are for a model only: a run knows its own. Leave them out."
@@ -65,7 +65,8 @@ def build(
     runs = [run_or_model] if isinstance(run_or_model, (str, os.PathLike)) else list(run_or_model)
     if not runs:
         raise CheckpointError("An empty list of runs was given; at least one is needed. Pass a run folder or a model.")
-    return _build_runs([Path(run) for run in runs], None if holdout_run is None else Path(holdout_run), Path(out), variant)
+    holdout_run = None if holdout_run is None else user_path(holdout_run)
+    return _build_runs([user_path(run) for run in runs], holdout_run, user_path(out), variant)
 
 
 def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: str) -> Path:
@@ -167,7 +168,7 @@ def _twin(folder: Path, out: str | Path) -> Path:
             f"The model in {folder} does not have 1 channel; only such models have a 3-channel twin. Push it as it is."
         )
     model = registry.create_model(f"local-dir:{folder}", pretrained=True, in_chans=3)
-    made = Path(out) / full_name(metrics, info)
+    made = user_path(out) / full_name(metrics, info)
     if made.resolve() == folder.resolve():
         raise CheckpointError(
             f"{out} was given for the twin, but {folder} itself is there. Name another folder, such as rgb."
@@ -222,6 +223,18 @@ def replacing(folder: Path) -> Iterator[Path]:
                 (folder / name).unlink(missing_ok=True)
     except OSError as e:
         raise CnnzooError(f"{folder} cannot be written ({e.strerror}). Free some space, or choose another out=.") from e
+
+
+@contextmanager
+def placed_in(out: str | Path) -> Iterator[Path]:
+    """A scratch folder inside `out`; the checkpoint folders made in there become `out`'s when the block ends well."""
+    out = user_path(out)
+    with system_errors(), kept_if_used(out), tempfile.TemporaryDirectory(prefix=".", dir=out) as scratch:
+        yield Path(scratch)
+        for made in Path(scratch).iterdir():
+            with replacing(out / made.name) as place:
+                for path in made.iterdir():
+                    os.replace(path, place / path.name)
 
 
 def write_rest(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checkpoints, data, evaluate, photos as photographs, registry, robustness, storage
 from ..datasets import facts
 from ..errors import CheckpointError, system_errors
-from ..files import write_json
+from ..files import user_path, write_json
 from ..resolve import resolve
 from ._build import folder_of, read_numbers, replacing, write_rest
 from ._folder import METRICS
@@ -23,7 +23,7 @@ _SAME = dict(top1=0.1, loss=0.01)  # how far a second measurement may be from th
 @system_errors()
 def measure(
     model: str | os.PathLike, *, data_dir: str | Path | None = None, download: bool = False, device: str = "cpu",
-    photos: str | Path | None = None, holdout_run: str | Path | None = None,
+    photos: str | Path | None = None, holdout_run: str | Path | None = None, skip_broken: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures what a checkpoint's metrics.json lacks, and writes it there and into its card; all else stays as it is.
 
@@ -41,6 +41,7 @@ def measure(
         photos: A folder of photos per class, on which `photos`, the accuracy and their number, is measured anew.
         holdout_run: Run folder of the folder's recipe on the holdout, which the temperature comes from. It takes the place
             of one that is there.
+        skip_broken: Leave out, with a warning, pictures and photos that cannot be read.
 
     Returns:
         What was added or measured anew; nothing if nothing was lacking.
@@ -57,7 +58,8 @@ def measure(
             f"both: cnnzoo build {model} --holdout {holdout_run}."
         )
     with folder_of(model) as folder:
-        added = _measure(folder, data_dir, download, device, photos, holdout_run)
+        where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+        added = _measure(folder, where, device, photos, holdout_run)
     if source.kind == "run" and added:
         path = source.folder / METRICS
         write_json(path, _after("ece", checkpoints.read_json(path), added))
@@ -65,9 +67,8 @@ def measure(
 
 
 def _measure(
-    folder: Path, data_dir: str | Path | None, download: bool, device: str, photos: str | Path | None,
-    holdout_run: str | Path | None,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path, where: dict[str, Any], device: str, photos: str | Path | None, holdout_run: str | Path | None
+) -> dict[str, Any]:
     metrics, recipe = read_numbers(folder)
     if "top1" not in metrics:
         raise CheckpointError(
@@ -76,7 +77,7 @@ def _measure(
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
     anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
-    noted = {} if holdout_run is None else noted_on_holdout(Path(holdout_run), recipe, metrics, model)
+    noted = {} if holdout_run is None else noted_on_holdout(user_path(holdout_run), recipe, metrics, model)
     if noted:  # the error that was measured is that of another temperature, if of any
         metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
     lacking = _lacking(metrics, anew, photos)
@@ -88,7 +89,7 @@ def _measure(
     info = facts(metrics, recipe)
     registry.on_device(model, device)
     size = data.reading_size(recipe["dataset"], info.image_size)
-    split = data.load_split(recipe["dataset"], "test", data_dir=data_dir, download=download, image_size=size)
+    split = data.load_split(recipe["dataset"], "test", image_size=size, **where)
     logits = evaluate.predict_logits(model, split, image_size=info.image_size[1:])
     measured = evaluate.measure(logits, split.labels)
     for key, distance in _SAME.items():
@@ -97,7 +98,10 @@ def _measure(
                 f"{folder} says {key} {metrics[key]}, and {getattr(measured, key)} was measured. Pass the data that it was "
                 "measured on (--data-dir), or build the folder again."
             )
-    added = noted | _added(lacking, metrics, measured, model, split, logits, photos)
+    added = noted | _added(lacking, metrics, measured, model, split, logits)
+    if photos is not None:
+        found = photographs.evaluate_photos(model, photos, skip_broken=where["skip_broken"]).metrics
+        added["photos"] = dict(top1=found.top1, count=found.count)
     if anew:
         added |= _replaced(metrics, measured, model, split, logits, info.image_size[1:])
     with replacing(folder) as made:
@@ -142,7 +146,7 @@ def _check_alone(folder: Path, metrics: dict[str, Any], photos: str | Path | Non
 
 def _added(
     lacking: set[str], metrics: dict[str, Any], measured: evaluate.Metrics, model: nn.Module, split: data.Split,
-    logits: Tensor, photos: str | Path | None,
+    logits: Tensor,
 ) -> dict[str, Any]:  # fmt: skip
     added: dict[str, Any] = {}
     if "confusion" in lacking:
@@ -151,9 +155,6 @@ def _added(
         added["ece_calibrated"] = evaluate.measure(logits / metrics["temperature"], split.labels).ece
     if "robustness" in lacking:
         added["robustness"] = robustness.accuracies(model, split)
-    if photos is not None:
-        found = photographs.evaluate_photos(model, photos).metrics
-        added["photos"] = dict(top1=found.top1, count=found.count)
     return added
 
 

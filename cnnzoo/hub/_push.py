@@ -12,6 +12,7 @@ from .. import checkpoints
 from ..client import Missing, Repository, is_transient, pause, within
 from ..datasets import facts
 from ..errors import CheckpointError, HubError, system_errors
+from ..files import user_path
 from ..remote import digests
 from ..version import __version__
 from ._build import folder_of, read_numbers, twin
@@ -79,7 +80,7 @@ def publish(
     Raises:
         CheckpointError, HubError: As `push`; what came before is published. Or `root` holds no checkpoint folder.
     """
-    place = Path(root or checkpoints.root())
+    place = user_path(root or checkpoints.root())
     with system_errors():
         if place.is_dir():
             os.listdir(place)  # glob finds nothing where it may not look

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
-from ..files import atomic, check_writable, write_json
+from ..files import atomic, check_writable, user_path, write_json
 from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
@@ -79,6 +79,7 @@ def ask(
     holdout: bool = False,
     data_dir: str | Path | None = None,
     download: bool = False,
+    skip_broken: bool = False,
 ) -> Path:
     """Asks `recipe.teacher` about the images of the recipe's first epochs; a student's recipe names the folder as `answers`.
 
@@ -87,7 +88,7 @@ def ask(
         out: Folder for what they say; answers that it holds already are replaced.
         epochs: To ask about. The student repeats them.
         holdout: Ask about the training images without the holdout, for a run that measures on that.
-        data_dir, download: See `data.load_splits`.
+        data_dir, download, skip_broken: See `data.load_splits`.
 
     Raises:
         CnnzooError: There is no teacher, or no epoch, or the recipe has two views of each image.
@@ -98,10 +99,9 @@ def ask(
             f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; a teacher, dual=0 and "
             "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
-    out, splits = Path(out), ("fit", "holdout") if holdout else ("train", "test")
-    split, judge = data.load_splits(
-        recipe.dataset, splits, image_size=read_size(recipe), data_dir=data_dir, download=download
-    )
+    out, splits = user_path(out), ("fit", "holdout") if holdout else ("train", "test")
+    where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+    split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     check_batch(recipe, len(split), 1)
     accelerator = make_accelerator(recipe, None, None, out)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
@@ -155,7 +155,7 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
     """
     if not recipe.answers:
         return None
-    folder = Path(recipe.answers)
+    folder = user_path(recipe.answers)
     facts = checkpoints.read_json(folder / _FACTS)
     wanted = {name: getattr(recipe, name) for name in _FIELDS} | dict(data=known["sha256"])
     if differ := [name for name, value in wanted.items() if facts.get(name) != value]:

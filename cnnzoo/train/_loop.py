@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import data, evaluate
 from ..errors import system_errors
+from ..files import user_path
 from ..memory import keep_memory
 from ..progress import say
 from ..recipes import Recipe
@@ -85,7 +86,7 @@ def train(
         TrainingError: The loss is no longer finite.
         CnnzooError: The disk is full; the last good checkpoint is intact. Or `out` belongs to a run that is going on.
     """
-    out = Path(out)
+    out = user_path(out)
     accelerator = make_accelerator(recipe, device, track, out)
     splits = ("fit", "holdout") if holdout else ("train", "test")
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
