@@ -207,7 +207,7 @@ def test_train_runs_and_says_where_the_weights_are(tmp_path, miniature):
         (["eval", "local-dir:no/such/folder"], "config.json"),
         (["eval", "local-dir:."], "config.json"),
         (["summary", "local-dir:no/such/folder"], "config.json"),
-        (["train", "lenet_tiny", "--out", "run", "--distill", "0.5"], "--distill needs --teacher or --answers"),
+        (["train", "lenet_tiny", "--out", "run", "--distill", "0.5"], "it needs --teacher or --answers"),
         (["eval", "hf-hub:"], "hf-hub:ORG/NAME"),
         (["eval", "hf-hub:a b"], "ORG/NAME"),
         (["eval", "nowhere:x"], "local-dir:FOLDER"),

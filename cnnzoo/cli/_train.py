@@ -10,6 +10,7 @@ import click
 import torch
 
 from ..data import Split
+from ..errors import CnnzooError
 from ..files import user_path
 from ..recipes import BY_SECTION, RECIPES, Recipe, get_recipe, override
 from ..resolve import name_of
@@ -109,7 +110,8 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 
     for field in ("distill", "distill_temperature"):
         if fields[field] is not None and not fields["teacher"] and not fields["answers"]:
-            raise click.UsageError(f"--{field.replace('_', '-')} needs --teacher or --answers, which say what to learn from.")
+            option = f"--{field.replace('_', '-')}"
+            raise CnnzooError(f"{option} was given; it needs --teacher or --answers, which say what to learn from. Add one.")
     download = may_download(data_dir, download)
     chosen = _chosen(model, recipe, data_dir, download, fields)
 
