@@ -7,9 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import cnnzoo
-from cnnzoo.exporting import _equalize, _int8, _pipeline, _verify, load_exported
+from cnnzoo.exporting import _equalize, _export, _int8, _pipeline, _verify, load_exported
 
 FP32 = {"Conv", "MaxPool", "Relu", "Add", "Gemm", "FusedGemm"}  # an optimised graph has these only where 8 bits were left
 IMAGES = torch.randint(0, 256, (32, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -99,3 +100,16 @@ def test_images_to_calibrate_on_and_to_check_with_have_the_size_that_the_model_i
     images = _verify.sized(IMAGES, pipeline)
     assert images.dtype == torch.uint8 and images.shape == (32, 1, side, side)
     assert (images is IMAGES) == (side == 28)
+
+
+def test_pictures_to_check_with_have_the_colours_and_details_that_the_model_sees(tmp_path):
+    for label, colour in dict(red=(255, 0, 0), blue=(0, 0, 255)).items():
+        for i in range(10):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.new("RGB", (64, 64), colour).save(tmp_path / label / f"{i}.png")
+    model = cnnzoo.create_model("resnet_tiny", in_chans=3, num_classes=2).eval()
+    model.pretrained_cfg["input_size"] = (3, 48, 48)
+    pipeline = _pipeline.make_pipeline(model, torch.float32, True)
+    split = _export._images(pipeline, "folder", "train", dict(data_dir=tmp_path))
+    assert split.images.shape == (16, 3, 48, 48)
+    assert split.images[:, 1].max() == 0 and split.images[:, 0].max() == 255

@@ -89,8 +89,8 @@ def export(
 
 
 def _images(pipeline: Pipeline, dataset: str, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:
-    """A split in the size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
-    split = data.load_split(dataset, part, **where)
+    """A split in the channels and size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
+    split = data.load_split(dataset, part, image_size=data.reading_size(dataset, pipeline.input_size), **where)
     if count is not None:
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
         split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])
