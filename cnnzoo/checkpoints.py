@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, HubError, shown_path
-from .files import open_file, parse_json, read_bytes
+from .files import open_file, parse_json, read_bytes, user_path
 
 HUB_ORG = "cnnzoo"
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
@@ -136,7 +136,7 @@ def locate(name: str, cache_dir: str | Path | None = None) -> Path:
     """
     path = folder(name) / WEIGHTS
     if not path.is_file():
-        path = _download(name, cache_dir)
+        path = _download(name, None if cache_dir is None else user_path(cache_dir))
     verify(path, metrics(name)["sha256"])
     return path
 

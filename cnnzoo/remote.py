@@ -23,7 +23,7 @@ from .checkpoints import CONFIG, WEIGHTS
 from .client import Repository, Unreachable, within
 from .configs import MAX_CONFIG, Config, empty_model, read_config, size_limit
 from .errors import CheckpointError, HubError
-from .files import atomic
+from .files import atomic, user_path
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ def fetch(repo: Repository, revision: str, cache_dir: str | Path | None = None, 
         HubError: The repository, the revision or a file cannot be had.
         CheckpointError: What came is damaged, not what its hash says, or no model of the zoo.
     """
+    cache_dir = None if cache_dir is None else user_path(cache_dir)
     try:
         fetched = _fetch(_resolve(repo, revision, cache_dir), weights)
     except _Damaged:  # and deleted, so it is downloaded now

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 import cnnzoo
+from cnnzoo import data, datasets
+from cnnzoo.errors import ExportError
 from cnnzoo.exporting import _equalize, _export, _int8, _pipeline, _verify, load_exported
 
 FP32 = {"Conv", "MaxPool", "Relu", "Add", "Gemm", "FusedGemm"}  # an optimised graph has these only where 8 bits were left
@@ -113,3 +115,15 @@ def test_pictures_to_check_with_have_the_colours_and_details_that_the_model_sees
     split = _export._images(pipeline, "folder", "train", dict(data_dir=tmp_path))
     assert split.images.shape == (16, 3, 48, 48)
     assert split.images[:, 1].max() == 0 and split.images[:, 0].max() == 255
+
+
+def test_a_file_may_be_better_than_its_model_but_not_worse(tmp_path):
+    one, other = (cnnzoo.create_model("lenet_tiny").eval() for _ in range(2))
+    made, theirs = (cnnzoo.export(m, tmp_path / f"{name}.onnx") for m, name in ((one, "one"), (other, "other")))
+    answers = [cnnzoo.load_exported(path).run(IMAGES.numpy())[0].argmax(1) for path in (made, theirs)]
+    assert (answers[0] != answers[1]).any()
+    info = datasets.get_dataset_info("fashion_mnist")
+    right_is_the_file, right_is_the_model = (data.Split(IMAGES, torch.from_numpy(labels), info) for labels in answers)
+    _verify.compare(made, other, True, right_is_the_file, "int8", tmp_path)
+    with pytest.raises(ExportError, match="points below the model's; allowed is 0.3"):
+        _verify.compare(made, other, True, right_is_the_model, "int8", tmp_path)

@@ -108,6 +108,10 @@ def peers(runs: tuple[str, ...], timed: str | None, picture: str | None, as_json
 
     if (timed is None) != (picture is None):
         raise click.UsageError("--infer and --picture go together: give both, or neither.")
+    if picture:
+        from .. import canvas
+
+        canvas.check_picture(picture)  # before anything is kept
     found = checkpoints.read_json(user_path(timed)) if timed else None
     rows = bench.keep(bench.collect(runs))
     if found and picture:

@@ -66,7 +66,7 @@ def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split 
             raise ExportError(f"The file's logits differ from the model's by {worst:.2g}; allowed is {_TOLERANCE:g}.")
         return
     right, kept = ((x.argmax(1) == split.labels).float().mean().item() for x in (logits, found))
-    if not 100 * abs(right - kept) <= _POINTS[dtype]:
+    if not 100 * (right - kept) <= _POINTS[dtype]:
         raise ExportError(
             f"The file's top-1 on the test set is {100 * (right - kept):.2f} points below the model's; allowed is "
             f'{_POINTS[dtype]}. Export it with dtype="fp32" and without quantize.'
