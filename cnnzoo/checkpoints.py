@@ -25,7 +25,7 @@ CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 # The textbook's networks of 43 to 129 million parameters. A package cannot hold their weights.
 TOO_LARGE = ("alexnet_d2l", "vgg11_d2l", "vgg11_thin_d2l")
 
-_PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
+PATIENCE = 4.0  # seconds for the Hub to answer at all; after that there is no network
 DEADLINE = 600.0  # seconds for a download
 
 # What a Hub repository's pretrained_cfg may set. The rest (file, url, custom_load, ...) decides where weights come from
@@ -284,13 +284,13 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
         return Path(held)
 
     def ask() -> None:
-        repo.ask(repo.api.model_info, repo.repo_id, attempts=3, timeout=_PATIENCE - 0.5)
+        repo.ask(repo.api.model_info, repo.repo_id, attempts=3, timeout=PATIENCE - 0.5)
 
     def fetch() -> str:
         return repo.ask(hf_hub_download, repo.repo_id, WEIGHTS, cache_dir=cache_dir, attempts=3)
 
     try:
-        within(_PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
+        within(PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
         return Path(within(DEADLINE, f"Fetching {repo.repo_id}", fetch))
     except HubError as e:
         raise CheckpointError(

@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.hf_api import ModelInfo
 
 from . import checkpoints
-from .checkpoints import CONFIG, WEIGHTS
+from .checkpoints import CONFIG, PATIENCE, WEIGHTS
 from .client import Repository, Unreachable, within
 from .configs import MAX_CONFIG, Config, empty_model, read_config, size_limit
 from .errors import CheckpointError, HubError
@@ -27,7 +27,6 @@ from .files import atomic, user_path
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 4.0  # seconds for the Hub to say which commit a revision is; after that there is no network
 _TRIES = 3
 
 
@@ -162,13 +161,13 @@ def _resolve(repo: Repository, revision: str, cache_dir: str | Path | None) -> C
     held = [_in_cache(repo, name, revision, cache_dir) for name in (CONFIG, WEIGHTS)]
     if _is_commit(revision) and all(path is not None and path.is_symlink() for path in held):
         return Commit(repo, cache_dir, revision, None)
-    options = dict(revision=revision, files_metadata=True, timeout=_PATIENCE - 0.5)
+    options = dict(revision=revision, files_metadata=True, timeout=PATIENCE - 0.5)
 
     def ask() -> ModelInfo:
         return repo.ask(repo.api.model_info, repo.repo_id, attempts=3, **options)
 
     try:
-        info = within(_PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)
+        info = within(PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)
     except Unreachable as e:
         if (path := held[0]) is None:
             raise Unreachable(
@@ -237,6 +236,6 @@ def _widened(config: Config) -> Config:
 
 def _unpublished(where: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{where} is not the published file that this version of cnnzoo expects: {why}. Use cnnzoo.create_model, or "
-        "upgrade cnnzoo."
+        f"{where} is not the published file that this version of cnnzoo expects: {why}. Load it by its name "
+        "alone, without hf-hub:, or upgrade cnnzoo."
     )

@@ -38,7 +38,8 @@ def load_split(
         split: `"train"`, `"test"`, `"fit"` or `"holdout"`.
         data_dir: Folder of the data; `default_data_dir()` if None.
         download: Fetch what is missing.
-        image_size: Channels (1 or 3), height and width to make of every image; the set's own if None.
+        image_size: Channels (1 or 3), height and width to make of every image, or one number for both sides; the set's own
+            if None.
         skip_broken: Leave out, with a warning, pictures that cannot be read.
 
     Returns:
@@ -48,7 +49,7 @@ def load_split(
     Raises:
         UnknownNameError: There is no such data set or split.
         DataError: A file is missing, truncated, altered or unreadable.
-        CnnzooError: `image_size` is not three whole numbers as above.
+        CnnzooError: `image_size` is none of these.
     """
     return load_splits(
         name, (split,), data_dir=data_dir, download=download, image_size=image_size, skip_broken=skip_broken
