@@ -186,6 +186,16 @@ def test_the_command_builds_from_a_run_alone(tmp_path, pets):
     assert result.exit_code == 0 and result.output == f"{tmp_path / 'out' / 'lenet_tiny.folder'}\n"
 
 
+def test_the_command_names_the_folder_that_was_wanted_where_its_numbers_are_not_those_of_the_data(tmp_path, pets):
+    run = train_on(pets, tmp_path / "run")
+    metrics = checkpoints.read_json(run / "metrics.json")
+    (run / "metrics.json").write_text(json.dumps(dict(metrics, top1=12.5 if metrics["top1"] != 12.5 else 25.0)))
+    result = CliRunner().invoke(main, ["build", str(run), "--out", str(tmp_path / "out"), "--data-dir", str(pets)])
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'out' / 'lenet_tiny.folder'} says top1" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_note_of_the_data_is_an_error_of_one_line(tmp_path, pets):
     run = train_on(pets, tmp_path / "run")
     metrics = checkpoints.read_json(run / "metrics.json")

@@ -230,7 +230,11 @@ def placed_in(out: str | Path) -> Iterator[Path]:
     """A scratch folder inside `out`; the checkpoint folders made in there become `out`'s when the block ends well."""
     out = user_path(out)
     with system_errors(), kept_if_used(out), tempfile.TemporaryDirectory(prefix=".", dir=out) as scratch:
-        yield Path(scratch)
+        try:
+            yield Path(scratch)
+        except CnnzooError as e:  # the scratch folder is gone when this is read
+            e.args = tuple(a.replace(scratch, str(out)) if isinstance(a, str) else a for a in e.args)
+            raise
         for made in Path(scratch).iterdir():
             with replacing(out / made.name) as place:
                 for path in made.iterdir():
