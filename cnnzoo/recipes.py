@@ -29,7 +29,7 @@ class Recipe:
         momentum: Of SGD and its like, or the first of two betas of Adam and its like; other optimisers keep their own.
         weight_decay: On weights; biases and norms have none.
         sched: `cosine`, `onecycle` (torch's, up and down in straight lines), or `constant`.
-        warmup_epochs: Linear warm-up from `lr / 100`, with `onecycle` from `lr / 25`; at most half of the epochs there.
+        warmup_epochs: Linear warm-up from `lr / 100`, with `onecycle` from `lr / 25`; at most half of the epochs.
         label_smoothing: Probability mass spread over all classes.
         ema_decay: Share of the average of the weights that stays at each update; it grows to this value. The average is
             what is published; 0 publishes the weights themselves.
@@ -175,10 +175,18 @@ class Recipe:
                 f"teacher={self.teacher!r} was given, which names no model. Name one, such as resnext_small, or leave it "
                 "out."
             )
-        if self.wise_ft and not self.pretrained:
+        for field, what in dict(
+            wise_ft="is the share of the pretrained weights", freeze="keeps the backbone's weights as they are"
+        ).items():
+            if getattr(self, field) and not self.pretrained:
+                raise CnnzooError(
+                    f"{field}={getattr(self, field)} was given without pretrained; it {what}. Set pretrained=True "
+                    f"(--pretrained), or leave {field} out."
+                )
+        if self.dual and not (self.cutout or self.erase):
             raise CnnzooError(
-                f"wise_ft={self.wise_ft} was given without pretrained; it is the share of the pretrained weights. Set "
-                "pretrained=True (--pretrained), or leave wise_ft out."
+                f"dual={self.dual} was given without cutout and erase, by which the two views differ. Set cutout=8 "
+                "(--cutout 8), or leave dual out."
             )
 
 

@@ -250,7 +250,7 @@ def test_the_group_matcher_orders_the_parameters_from_stem_to_head(model, coarse
     depth = {part: [g for n, g in groups.items() if n.startswith(part)] for part in ("stem", "stages", "head")}
     assert all(g == 0 for g in depth["stem"])
     assert min(depth["stages"], default=1) >= 1
-    assert min(depth["head"]) >= max(depth["stages"], default=0)
+    assert min(depth["head"]) > max(depth["stages"], default=0)
 
 
 def test_layer_decay_gives_the_head_the_full_learning_rate_and_the_stem_the_least(model):
@@ -263,6 +263,7 @@ def test_layer_decay_gives_the_head_the_full_learning_rate_and_the_stem_the_leas
             scales[named[id(p)]] = group["lr_scale"]
     assert max(v for k, v in scales.items() if k.startswith("stem")) == min(scales.values()) < 1
     assert {v for k, v in scales.items() if k.startswith("head.fc")} == {1}
+    assert max((v for k, v in scales.items() if k.startswith("stages")), default=0.5) == 0.5  # as in timm's models
 
 
 def test_torchscript_gives_what_eager_gives(model, name):

@@ -341,12 +341,20 @@ def test_the_mixed_order_is_a_fixed_permutation_whose_every_tail_has_its_share_o
 
 @given(labels_of_classes)
 def test_dividing_is_a_fixed_partition_with_a_fifth_of_each_class_for_testing(labels):
-    train, test = _sources.divide(labels)
+    names = [f"{i}.png" for i in range(len(labels))]
+    train, test = _sources.divide(labels, names)
     assert sorted(train + test) == list(range(len(labels)))
-    assert (train, test) == _sources.divide(labels)
+    assert (train, test) == _sources.divide(labels, names)
     tested = Counter(labels[i] for i in test)
     for label, count in Counter(labels).items():
         assert tested[label] == (count // 5 if count >= 5 else int(count > 1))
+
+
+@given(st.integers(1, 60), st.integers(1, 20))
+def test_an_image_that_was_trained_on_is_tested_on_later_only_where_the_fifth_needs_one_more(before, added):
+    names = [f"{i}.png" for i in range(before + added)]
+    old, new = (_sources.divide([0] * count, names[:count]) for count in (before, before + added))
+    assert len(set(old[0]) & set(new[1])) <= len(new[1]) - len(old[1])
 
 
 def test_a_set_that_comes_by_class_is_mixed_before_its_end_is_held_out(tmp_path, monkeypatch):

@@ -49,9 +49,10 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
     if tests is not None:
         test = [(path, classes.index(k)) for k in sorted(tests) for path in tests[k]]
     else:
-        train, test = ([train[i] for i in part] for part in divide([label for _, label in train]))
+        divided = divide([label for _, label in train], _names(train, data_dir))
+        train, test = ([train[i] for i in part] for part in divided)
     size = image_size or (1, 28, 28)
-    parts = [_read(part, data_dir, size, skip_broken) for part in (train, test)]
+    parts, good = zip(*(_read(part, data_dir, size, skip_broken) for part in (train, test)), strict=True)
     counts = parts[0][1].bincount(minlength=len(classes)).tolist()
     if 0 in counts:
         raise DataError(
@@ -59,7 +60,8 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
             "Export them again, or remove the class."
         )
     title = os.fsencode(data_dir.resolve().name).decode("utf-8", "backslashreplace")
-    return Raw("folder", title, "not stated", "", tuple(classes), *parts, shuffle=True)
+    names = _names([train[i] for i in good[0]], data_dir)
+    return Raw("folder", title, "not stated", "", tuple(classes), *parts, shuffle=True, names=tuple(names))
 
 
 @system_errors()
@@ -183,9 +185,15 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
+def _names(files: list[tuple[Path, int]], root: Path) -> list[str]:
+    """What each file is called below `root`."""
+    return [path.relative_to(root).as_posix() for path, _ in files]
+
+
 def _read(
     files: list[tuple[Path, int]], root: Path, image_size: tuple[int, int, int], skip_broken: bool
-) -> tuple[Tensor, Tensor]:
-    names = [path.relative_to(root).as_posix() for path, _ in files]
+) -> tuple[tuple[Tensor, Tensor], list[int]]:
+    """Images and labels of the files that can be read, and which these are."""
+    names = _names(files, root)
     images, good = read_images((path for path, _ in files), names, image_size, place=str(root), skip_broken=skip_broken)
-    return images, torch.tensor([files[i][1] for i in good], dtype=torch.int64)
+    return (images, torch.tensor([files[i][1] for i in good], dtype=torch.int64)), good

@@ -11,7 +11,7 @@ from ..datasets import DATASETS, TORCHVISION, DatasetInfo
 from ..errors import CnnzooError, DataError, system_errors, unknown
 from ..files import user_path
 from ._folder import read_folder
-from ._sources import Raw, fitted, read_hub, read_torchvision
+from ._sources import Raw, by_lot, fitted, read_hub, read_torchvision
 from ._splits import SPLITS, Split, default_data_dir, named_data_dir, part_of, read_official
 
 _SEED = 0
@@ -75,12 +75,14 @@ def load_splits(
             - `mnist`, `kmnist`, `qmnist`, `usps`, `cifar10`, `cifar100`, `svhn`, `emnist` (its balanced part; another is
               `emnist/letters`, say): through torchvision, which checks what it downloads and CIFAR's and SVHN's files.
             - `folder`: pictures of any size and mode in `data_dir/train/CLASS/` and `data_dir/test/CLASS/` (`val`, `valid`
-              or `validation` will do), or in `data_dir/CLASS/` alone; then a fifth of each class, drawn once and for all
-              from the sorted file names, is the test split. Classes are in the order of their names.
+              or `validation` will do), or in `data_dir/CLASS/` alone; then a fifth of each class is the test split. The
+              names of the files draw the lots, so pictures keep their split when others are added; only where the fifth
+              needs one more, it comes from those that were trained on. Classes are in the order of their names.
             - `hfds/ORG/NAME`: a data set of the Hugging Face Hub, through timm's reader and the package datasets.
         splits: `"train"` (all training images), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
             without the last 10 % (at most 5,000), and those. Where the training images come by class or from `folder` or
-            `hfds`, they are first put into a random order, always the same, in which every part has each class.
+            `hfds`, they are first put into an order, always the same, that spreads each class evenly. Of a class with fewer
+            than ten images the holdout may have none.
         data_dir: Folder of the data, as torchvision lays it out (`FashionMNIST/raw`); `default_data_dir()` if None. For
             `folder` the pictures' own, which has to be named, here or by `CNNZOO_DATA_DIR`; for `hfds` the Hub's own cache.
         download: Fetch what is missing, or unpack it; nothing is fetched otherwise.
@@ -195,7 +197,7 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
             )
     images, labels = raw.train
     if raw.shuffle:
-        order = mixed(labels)
+        order = mixed(labels, by_lot(raw.names) if raw.names else None)
         images, labels = images[order], labels[order]
     mean, std = mean_std(images)
     info = DatasetInfo(
@@ -207,9 +209,14 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
     return Split(images, labels, info), Split(*raw.test, info)
 
 
-def mixed(labels: Tensor) -> Tensor:
-    """An order of `labels` `(N,)`, random and always the same, that spreads each class evenly from the first to the last."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
+def mixed(labels: Tensor, order: Sequence[int] | None = None) -> Tensor:
+    """An order of `labels` `(N,)` that spreads each class evenly from the first to the last.
+
+    Within a class it is `order`; if None, a random one that is always the same.
+    """
+    if order is None:
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(_SEED))
+    order = torch.as_tensor(order)
     place = torch.empty(len(labels), dtype=torch.float64)
     for label in labels.unique():
         members = (labels[order] == label).nonzero()[:, 0]

@@ -1,9 +1,9 @@
 """Data sets that others read: torchvision, and timm's reader of the Hugging Face Hub."""
 
 import contextlib
+import hashlib
 import importlib.util
 import io
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from ._images import read_images
 from ._splits import default_data_dir, quiet_unless_watched
 
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Raw:
         name, title, licence, homepage, labels: As in `datasets.DatasetInfo`.
         train, test: Images, uint8 `(N, C, H, W)`, and labels, int64 `(N,)`.
         shuffle: Whether the training images come in an order, such as by class, that spoils a holdout at their end.
+        names: Of the training images, where they have any that stay when others are added; else empty.
     """
 
     name: str
@@ -40,16 +40,25 @@ class Raw:
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     shuffle: bool
+    names: tuple[str, ...] = ()
 
 
-def divide(labels: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Indices to train on, and to test on: a fifth of each class, at least one of two; the same in every run."""
+def by_lot(names: Sequence[str]) -> list[int]:
+    """Indices of `names` in an order that is as good as random, and in which two keep theirs whatever is added."""
+    lots = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    return sorted(range(len(names)), key=lambda i: (lots[i], i))
+
+
+def divide(labels: Sequence[int], names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Indices to train on, and to test on: a fifth of each class, at least one of two; the same in every run.
+
+    The names decide: an image that was trained on is tested on later only where one more is needed for the fifth.
+    """
     classes: dict[int, list[int]] = {}
-    for i, label in enumerate(labels):
-        classes.setdefault(label, []).append(i)
+    for i in by_lot(names):
+        classes.setdefault(labels[i], []).append(i)
     train, test = [], []
     for members in classes.values():
-        random.Random(_SEED).shuffle(members)
         count = len(members) // 5 or min(1, len(members) - 1)
         test += members[:count]
         train += members[count:]
@@ -171,7 +180,8 @@ def read_hub(
         parts[split] = (images, torch.tensor([index[values[split][i]] for i in good], dtype=torch.int64))
     if "test" not in parts:
         images, labels = parts["train"]
-        parts = {k: (images[i], labels[i]) for k, i in zip(("train", "test"), divide(labels.tolist()), strict=True)}
+        divided = divide(labels.tolist(), [str(i) for i in range(len(labels))])
+        parts = {k: (images[i], labels[i]) for k, i in zip(("train", "test"), divided, strict=True)}
     tag = name.replace("/", "--")
     page = f"https://huggingface.co/datasets/{repo}"
     return Raw(tag, repo, "see its homepage", page, tuple(classes), parts["train"], parts["test"], shuffle=True)

@@ -179,7 +179,10 @@ def _run_epoch(run: Run, split: data.Split, progress: Progress) -> dict[str, flo
     run.model.train()
     if recipe.freeze:
         run.model.eval()  # statistics stay as they are
-        getattr(run.model, "head", run.model.get_classifier()).train()
+        head = getattr(run.model, "head", run.model.get_classifier()).train()
+        for layer in head.modules():  # of timm's models some have batch norms in the head, before the classifier
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in layer.parameters()):
+                layer.eval()
     unchecked: list[Tensor] = []
     for step, (images, labels) in enumerate(batches, start=run.step):
         update = run.epoch * run.updates_per_epoch + step

@@ -16,6 +16,8 @@ from ..errors import CnnzooError, unknown
 from ..recipes import Recipe
 from ._precision import fast_bf16
 
+_FEW = 10  # updates of a run that cannot spare the last of them, which `onecycle` makes at next to nothing
+
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """timm's optimiser of that name, without weight decay on biases and norms.
@@ -38,30 +40,34 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         extra.update(momentum=recipe.momentum)
         if not recipe.momentum and (takes.defaults or {}).get("nesterov"):
             extra.update(nesterov=False)  # which torch refuses without momentum
-    elif takes.has_betas and takes.num_betas == 2:
-        if recipe.momentum >= 1:
-            raise _unusable(recipe, "its first beta has to be below 1")
-        extra.update(betas=(recipe.momentum, 0.999))
+    adams = not takes.has_momentum and takes.has_betas and takes.num_betas == 2
+    if adams and recipe.momentum >= 1:
+        raise _unusable(recipe, "its first beta has to be below 1")
     if recipe.layer_decay != 1:
         extra.update(layer_decay=recipe.layer_decay)  # by the model's group_matcher
     arguments = dict(opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay, **extra)
+    device = next(model.parameters()).device
     try:
+        own = _try_out(dict(opt=recipe.opt, lr=recipe.lr), device).get("betas") if adams else None
+        if own:  # Adafactor has none
+            arguments.update(betas=(recipe.momentum, own[1]))  # the second stays the optimiser's
         optimizer = create_optimizer_v2(model, **arguments)
-        _try_out(dict(arguments, layer_decay=None), next(model.parameters()).device)
+        _try_out(dict(arguments, layer_decay=None), device)
     except Exception as e:  # of a missing package, a GPU that is not there, a value that it does not take, ...
         raise _unusable(recipe, (str(e).strip() or type(e).__name__).splitlines()[0]) from e
-    if not fast_bf16(next(model.parameters()).device.type):
+    if not fast_bf16(device.type):
         _in_fp32(optimizer)
     return optimizer
 
 
-def _try_out(arguments: dict[str, Any], device: torch.device) -> None:
-    """One step on a model of a few weights: some optimisers say only then what they lack."""
+def _try_out(arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """One step on a model of a few weights, since some optimisers say only then what they lack; returns the settings."""
     with torch.random.fork_rng(devices=[]):
         probe = nn.Linear(4, 4).to(device)
     optimizer = create_optimizer_v2(probe, **arguments)
     probe(torch.ones(1, 4, device=device)).sum().backward()
     optimizer.step()
+    return optimizer.param_groups[0]
 
 
 def _unusable(recipe: Recipe, reason: str) -> CnnzooError:
@@ -105,6 +111,7 @@ class Schedule:
         self.stepped = recipe.sched == "onecycle"  # torch's count their own steps, timm's are told
         if self.stepped:
             total, rise = recipe.epochs * updates, min(0.5, recipe.warmup_epochs / recipe.epochs)
+            total += total < _FEW
             if abs(rise * total - 1) < 1e-6:  # a warm-up of one update has no length, which torch divides by
                 rise = 0.0
             self.scheduler = OneCycleLR(
@@ -120,7 +127,7 @@ class Schedule:
             optimizer,
             recipe.sched,
             num_epochs=recipe.epochs,
-            warmup_epochs=recipe.warmup_epochs,
+            warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),
             warmup_lr=recipe.lr / 100,
             step_on_epochs=False,
             updates_per_epoch=updates,

@@ -109,7 +109,7 @@ def make_model(recipe: Recipe, split: data.Split, processes: int = 1) -> nn.Modu
     if recipe.dirac:
         identities(model)
     if recipe.whiten:
-        whiten(model, split)
+        whiten(model, split, recipe.full_size(info.image_size[1:]))
     if recipe.freeze:
         model.requires_grad_(False)
         model.get_classifier().requires_grad_(True)
@@ -185,7 +185,7 @@ def _try_sizes(recipe: Recipe, model: nn.Module, info: DatasetInfo, count: int) 
             ) from e
 
 
-def whiten(model: nn.Module, split: data.Split) -> None:
+def whiten(model: nn.Module, split: data.Split, size: tuple[int, int] | None = None) -> None:
     """Gives the first convolution filters that whiten patches of the images, for good (Jordan, 2024, arXiv:2404.00498).
 
     The filters are the principal directions of the patches, scaled so that each answers with variance 1; then the same with
@@ -196,6 +196,7 @@ def whiten(model: nn.Module, split: data.Split) -> None:
     Args:
         model: Its first convolution must have one group.
         split: Its first images are looked at: a thousand of 28x28, fewer of larger ones.
+        size: Height and width that the model gets them at; their own if None.
 
     Raises:
         CnnzooError: There is no such convolution.
@@ -205,9 +206,9 @@ def whiten(model: nn.Module, split: data.Split) -> None:
         raise CnnzooError(
             f"whiten was given for {type(model).__name__}, whose first layer cannot be whitened. Leave it out."
         )
-    height, width = split.images.shape[2:]
+    height, width = size or split.images.shape[2:]
     few = split.images[: max(1, _WHITEN_PIXELS // (height * width))].cpu()
-    images = data.normalize(few, split.info.mean, split.info.std)
+    images = data.resize(data.normalize(few, split.info.mean, split.info.std), size)
     # (B, C k k, L) -> (B L, C k k)
     patches = F.unfold(images, first.kernel_size).transpose(1, 2).flatten(0, 1)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
