@@ -7,9 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from copy import copy as shallow, deepcopy
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-from types import MethodType
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, InputError, shown_path, unknown
-from .folding import fold
+from .folding import fold, rebound
 from .memory import keep_memory
 
 _MANY = 256  # images from which on it pays to merge batch norms and the like
@@ -62,8 +60,9 @@ def _copied(model: nn.Module) -> nn.Module:
     copy = _copied_tree(model, done)
     for module in done.values():
         # accelerate puts a `forward` on the module itself. It is bound to the original, which may be in training mode: then
-        # the copy would compute with the statistics of the batch, and change those of the original.
-        vars(module).update({k: _rebound(v, done) for k, v in vars(module).items()})
+        # the copy would compute with the statistics of the batch, and change those of the original. Layers in a plain list
+        # are those of the original too.
+        vars(module).update({k: rebound(v, done) for k, v in vars(module).items()})
     return copy
 
 
@@ -76,15 +75,6 @@ def _copied_tree(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
     state["_modules"] = {k: None if m is None else _copied_tree(m, done) for k, m in module._modules.items()}
     vars(copy).update(state, training=False)
     return copy
-
-
-def _rebound(value: Any, copies: dict[int, nn.Module]) -> Any:
-    """A method of a module, or a partial function of one, as that of the module's copy; anything else as it is."""
-    if isinstance(value, MethodType):
-        return MethodType(value.__func__, copies.get(id(value.__self__), value.__self__))
-    if isinstance(value, partial):
-        return partial(value.func, *(copies.get(id(arg), arg) for arg in value.args), **value.keywords)
-    return value
 
 
 def runnable(model: Any) -> nn.Module:

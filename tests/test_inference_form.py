@@ -73,6 +73,45 @@ def test_models_of_timm_have_a_form_too(name):
     assert norms_of(inference.fast_copy(model, x)) == 0
 
 
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobileone_s0", "nextvit_small"])
+def test_a_model_whose_blocks_say_what_they_become_can_still_be_trained_after_it_answered(name):
+    model = timm.create_model(name, in_chans=1, num_classes=10).eval()
+    before = {k: (v.clone(), v.requires_grad) for k, v in model.state_dict(keep_vars=True).items()}
+    inference_form(model)(noise(2, 32))
+    for key, value in model.state_dict(keep_vars=True).items():
+        content, trainable = before[key]
+        assert value.equal(content) and value.requires_grad == trainable
+
+
+class Listed(nn.Module):
+    """Its layers are in a plain list too, one is called as a method of timm's is, and one is given its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+        self.layers = []
+        for i, layer in enumerate(layers):
+            self.add_module(f"layer{i}", layer)
+            self.layers.append(layer)
+        self.fuse, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fc, self.num_classes = nn.Linear(4, 10), 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.fc(self.norm(self.fuse(input=x)).mean((2, 3)))
+
+
+def test_a_model_that_keeps_its_layers_in_a_list_is_run_in_evaluation_mode_and_left_alone():
+    model = warmed(Listed(), noise(8)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    answers = inference_form(model)(noise(3))
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(answers, model.eval()(noise(3)), rtol=0, atol=TOLERANCE)
+    assert norms_of(inference.fast_copy(model, noise(1))) == 0
+
+
 @pytest.mark.parametrize("count", [1, 63, 64, 129])
 def test_any_number_of_images_is_answered(count):
     model = cnnzoo.create_model("lenet_tiny", pretrained=True).eval()
@@ -138,7 +177,26 @@ class Twice(Branching):
         return (self.norm(self.conv(x)) + self.last(self.conv(x + 1))).mean((2, 3))
 
 
-@pytest.mark.parametrize("kind", [Branching, Twice])
+class Blanked(Branching):
+    """A part of a convolution's output is written to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y[:, :1] = 0
+        return self.last(self.norm(y).relu()).mean((2, 3))
+
+
+class Tied(Branching):
+    """A convolution whose kernel does something else too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).relu()
+        return self.last(nn.functional.conv2d(nn.functional.conv_transpose2d(y, self.conv.weight), self.conv.weight)).mean(
+            (2, 3)
+        )
+
+
+@pytest.mark.parametrize("kind", [Branching, Twice, Blanked, Tied])
 def test_a_convolution_that_is_used_elsewhere_too_keeps_its_output(kind):
     model = warmed(kind(), noise(16)).eval()
     with torch.no_grad():
