@@ -50,6 +50,11 @@ def _format_of(path: str | Path) -> str:
     return kind
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib draws as it is, and not what is between dollars as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def panels(height: float, columns: int = 1, **layout: Any) -> tuple[Figure, Any]:
     """A figure of `height` inches with panels side by side: one, or an array of `columns`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -60,7 +65,7 @@ def tiles(count: int, columns: int, title: str, caption: float = 0.0) -> tuple[F
     """A grid of square panels without axes, row by row; `caption` is the room above each, in inches."""
     rows = -(-count // columns)
     figure = Figure(figsize=(WIDTH, rows * (WIDTH / (columns + 0.8) + caption) + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     grid = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for axes in grid[count:]:
         axes.remove()

@@ -277,8 +277,8 @@ def class_activation(model: nn.Module, x: Tensor, label: int | None = None, leve
     """
     model = with_levels(model)
     levels, classes = [f["module"] for f in model.feature_info], class_count(model)
-    if label is not None and not 0 <= label < classes:
-        raise InputError(f"label={label} was given; the model has {classes} classes, from 0. Pass 0 to {classes - 1}.")
+    if label is not None and not (hasattr(label, "__index__") and 0 <= label < classes):
+        raise InputError(f"label={label!r} was given; the model has {classes} classes, from 0. Pass 0 to {classes - 1}.")
     if not -len(levels) <= level < len(levels):
         raise InputError(f"level={level} was given; there are {len(levels)} levels. Pass 0 to {len(levels) - 1}, or -1.")
     kept: list[Tensor] = []
@@ -289,9 +289,17 @@ def class_activation(model: nn.Module, x: Tensor, label: int | None = None, leve
             logits = logits_of(form, x.detach().clone().requires_grad_())[0]  # a frozen model's weights ask for no gradient
     finally:
         handle.remove()
-    (slope,) = torch.autograd.grad(logits.max() if label is None else logits[label], kept[0])
-    cam = (slope.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu()  # (1, C, h, w) -> (1, 1, h, w)
-    cam = F.interpolate(cam, x.shape[2:], mode="bilinear")[0, 0].detach()
+    maps = kept[0]
+    if not isinstance(maps, Tensor) or maps.dim() != 4:
+        raise InputError(
+            f"Level {level} of a {type(model).__name__} gives no feature maps (B, C, H, W), which Grad-CAM needs. Pass a "
+            "convolutional network."
+        )
+    (slope,) = torch.autograd.grad(logits.max() if label is None else logits[label], maps)
+    if getattr(model, "output_fmt", "NCHW") == "NHWC":  # as Swin and MambaOut have them
+        slope, maps = slope.permute(0, 3, 1, 2), maps.permute(0, 3, 1, 2)
+    cam = (slope.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu()  # (1, C, h, w) -> (1, 1, h, w)
+    cam = F.interpolate(cam.float(), x.shape[2:], mode="bilinear")[0, 0].detach()
     return cam / cam.max().clamp(min=1e-12), logits.detach()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, panels, save as save, tiles as _tiles
+from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, literal, panels, save as save, tiles as _tiles
 from .data import Split
 from .errors import CheckpointError, InputError, system_errors
 from .files import parse_json, read_bytes, user_path
@@ -64,7 +64,7 @@ def curves(run: str | Path) -> Figure:
     if not epochs:
         raise CheckpointError(f"{path} has no completed epoch yet. Wait for the first one.")
     figure, both = panels(4, 2)
-    figure.suptitle(_outcome(path.parent, len(epochs)))
+    figure.suptitle(literal(_outcome(path.parent, len(epochs))))
     for key, name, colour, style in _CURVES:
         values = [line.get(key) for line in lines]
         if None not in values:
@@ -118,9 +118,10 @@ def confusion_matrix(confusion: Any, labels: tuple[str, ...], title: str = "") -
                 j, i, "0" if value == 0 else f"{value:.1f}", ha="center", va="center", fontsize=9,
                 color=LIGHT if value == 0 and i != j else paint, fontweight="bold" if i == j else "normal",
             )  # fmt: skip
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="answer", ylabel="true class", title=title)
+    names = [literal(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), names)
+    axes.set(xlabel="answer", ylabel="true class", title=literal(title))
     figure.colorbar(picture, ax=axes, shrink=0.7, label="errors, % of the true class (gray: right answers)")
     return figure
 
@@ -257,7 +258,7 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
     for axes, i in zip(tiles, worst, strict=True):
         axes.imshow(split.images[i].permute(1, 2, 0).cpu().squeeze(2).numpy(), cmap="gray")  # (C, H, W) -> (H, W[, C])
         label, answer = names[split.labels[i]], names[guess[i]]
-        axes.set_title(f"{answer} {confidence[i]:.0%}\nlabelled {label}", fontsize=8)
+        axes.set_title(literal(f"{answer} {confidence[i]:.0%}\nlabelled {label}"), fontsize=8)
     return figure
 
 
@@ -286,9 +287,9 @@ def answer(
         frame(axes)
     axes = bottom.subplots()
     names, values = zip(*reversed(best))
-    bars = axes.barh(names, [100 * v for v in values], color=[BLUE] * (len(values) - 1) + [GREEN])
+    bars = axes.barh([literal(name) for name in names], [100 * v for v in values], color=[BLUE] * (len(values) - 1) + [GREEN])
     axes.bar_label(bars, [f"{v:.1%}" for v in values], padding=3, fontsize=9)
-    axes.set(xlim=(0, 150), xticks=(0, 50, 100), xlabel="probability, %", title=f"Answer: {best[0][0]}")
+    axes.set(xlim=(0, 150), xticks=(0, 50, 100), xlabel="probability, %", title=literal(f"Answer: {best[0][0]}"))
     if best.warnings:
         figure.supxlabel("\n".join(textwrap.fill(w, 110) for w in best.warnings), fontsize=8, color=RED)
     return figure

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 import click
 
-from ._common import data_dir_option, download_option, images_for, photo_option, pretrained, skip_broken_option
+from torch import nn
+
+from ._common import (
+    data_dir_option,
+    download_option,
+    images_for,
+    photo_option,
+    pretrained,
+    skip_broken_option,
+    with_photo_weights,
+)
 
 _out = click.option("--out", metavar="FILE", help="The picture; its ending is the format.  [default: KIND.png]")
 
@@ -79,7 +89,7 @@ def filters(model: str, out: str | None) -> None:
 @photo_option
 def features(model: str, image: str, out: str | None, channels: int, photo: str) -> None:
     """The feature maps of MODEL for IMAGE, level by level."""
-    _draw("features", out, lambda plots: plots.feature_maps(pretrained(model), image, channels, photo))
+    _draw("features", out, lambda plots: plots.feature_maps(_answering(model, image, photo), image, channels, photo))
 
 
 @plot.command()
@@ -93,7 +103,7 @@ def features(model: str, image: str, out: str | None, channels: int, photo: str)
 @photo_option
 def gradcam(model: str, image: str, out: str | None, label: int | None, level: int, photo: str) -> None:
     """The parts of IMAGE that count for MODEL's answer (Grad-CAM)."""
-    _draw("gradcam", out, lambda plots: plots.grad_cam(pretrained(model), image, label, level, photo))
+    _draw("gradcam", out, lambda plots: plots.grad_cam(_answering(model, image, photo), image, label, level, photo))
 
 
 @plot.command()
@@ -104,6 +114,17 @@ def results(out: str | None) -> None:
 
     rows = registry.results()
     _draw("results", out, lambda plots: plots.results(rows), lambda plots: plots.results_note(rows))
+
+
+def _answering(model: str, image: str, photo: str) -> nn.Module:
+    """What `cnnzoo predict` answers with: for photos, some models have weights of their own."""
+    from ..inference import reader
+
+    network, special, photo_model = with_photo_weights(model, "cpu")
+    if photo_model is None or not reader(network, photo)(image).photo:
+        return network
+    click.echo(f"{special}, the weights for photos, is shown, since the image is treated as one (--photo).", err=True)
+    return photo_model
 
 
 def _draw(kind: str, out: str | None, figure: Callable, note: Callable = lambda plots: "") -> None:
