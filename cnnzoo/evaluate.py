@@ -1,5 +1,6 @@
 """How good a model is: accuracy, loss, calibration."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checkpoints import TEMPERATURES
 from .data import Split, normalize, resize
 from .errors import InputError
 from .inference import class_count, inference_form, unwrapped
@@ -25,7 +27,7 @@ class Metrics:
         top1: Percent of images whose most probable class is right.
         loss: Mean cross-entropy, in nats.
         ece: Expected calibration error over 15 equal bins of confidence, in percent (arXiv:1706.04599).
-        per_class: Percent right among the images of each class.
+        per_class: Percent right among the images of each class; None for a class without images.
         confusion: `confusion[i][j]` images of class i were called j.
     """
 
@@ -33,7 +35,7 @@ class Metrics:
     top1: float
     loss: float
     ece: float
-    per_class: tuple[float, ...]
+    per_class: tuple[float | None, ...]
     confusion: tuple[tuple[int, ...], ...]
 
 
@@ -92,13 +94,13 @@ def measure(logits: Tensor, labels: Tensor) -> Metrics:
     classes = logits.shape[1]
     # (N,) pairs (label, guess) -> (K, K) counts
     confusion = torch.bincount(labels * classes + guess, minlength=classes * classes).view(classes, classes)
-    per_class = 100 * confusion.diag() / confusion.sum(1).clamp(min=1)
+    per_class = 100 * confusion.diag() / confusion.sum(1)  # NaN where there are none
     return Metrics(
         count=len(labels),
         top1=round(100 * right.double().mean().item(), 4),
         loss=round(F.cross_entropy(logits, labels).item(), 5),
         ece=round(calibration_error(confidence, right), 3),
-        per_class=tuple(round(v, 2) for v in per_class.tolist()),
+        per_class=tuple(None if math.isnan(v) else round(v, 2) for v in per_class.tolist()),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
@@ -110,8 +112,11 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
     return 100 * gap.abs().sum().item() / len(confidence)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that minimises the cross-entropy of `logits / temperature` (Guo et al., 2017, arXiv:1706.04599)."""
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
+    """The temperature that minimises the cross-entropy of `logits / temperature` (Guo et al., 2017, arXiv:1706.04599).
+
+    None where there is none in `TEMPERATURES`: it would be 0 where all answers are right, and infinite where all are wrong.
+    """
     logits, labels = logits.double(), labels.cpu()
     log_t = torch.zeros(1, dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_t], max_iter=50, line_search_fn="strong_wolfe")
@@ -123,7 +128,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    return round(log_t.exp().item(), 4)
+    found, (low, high) = round(log_t.exp().item(), 4), TEMPERATURES
+    right = int((logits.argmax(1) == labels).sum())
+    return found if low < found < high and 0 < right < len(labels) else None
 
 
 def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = BATCH) -> Metrics:

@@ -130,7 +130,7 @@ class Head(nn.Module):
         if pool_type == "flatten" and self.feature_size is None:
             raise CnnzooError(
                 "global_pool='flatten' was given; this model takes images of any size, so it has to pool. "
-                "Pass global_pool='avg', 'max', 'avgmax' or 'catavgmax'."
+                "Pass global_pool='avg', 'max', 'avgmax' or 'catavgmax'; or img_size= too, for a model that has it."
             )
         self.pool_type = pool_type
         self.last_pool = pool_type or self.last_pool

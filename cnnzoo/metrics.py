@@ -60,7 +60,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("holdout_command", "answers_command"), _TEXT),
     "top1_std": ("a percentage or null", lambda v: v is None or _percent(v)),
     **dict.fromkeys(("loss", "minutes", "temperature"), ("a number of 0 or more", _number)),
-    "per_class": ("a percentage for each class", lambda v: _row(v, _percent)),
+    "per_class": ("a percentage, or null, for each class", lambda v: _row(v, lambda one: one is None or _percent(one))),
     "confusion": (
         "a row of counts for each class, each as long",
         lambda v: _row(v, lambda row: _row(row, _count) and len(row) == len(v)) and any(map(any, v)),

@@ -286,8 +286,8 @@ def answer(
         axes.set(xticks=[], yticks=[])
         frame(axes)
     axes = bottom.subplots()
-    names, values = zip(*reversed(best))
-    bars = axes.barh([literal(name) for name in names], [100 * v for v in values], color=[BLUE] * (len(values) - 1) + [GREEN])
+    names, values = zip(*((literal(name), value) for name, value in reversed(best)))
+    bars = axes.barh(names, [100 * v for v in values], color=[BLUE] * (len(values) - 1) + [GREEN])
     axes.bar_label(bars, [f"{v:.1%}" for v in values], padding=3, fontsize=9)
     axes.set(xlim=(0, 150), xticks=(0, 50, 100), xlabel="probability, %", title=literal(f"Answer: {best[0][0]}"))
     if best.warnings:

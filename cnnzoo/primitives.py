@@ -61,6 +61,8 @@ def corr2d(X: Tensor, K: Tensor, stride: Pair = 1, padding: Pair = 0) -> Tensor:
     (sh, sw), (ph, pw) = _pair("stride", stride), _pair("padding", padding)
     h, w = K.shape
     rows, columns = output_size(X.shape[0], h, 2 * ph, sh), output_size(X.shape[1], w, 2 * pw, sw)
+    # The sum of products of bytes is larger than a byte.
+    X, K = (T if T.is_floating_point() or T.is_complex() else T.long() for T in (X, K))
     X = pad(X, (pw, pw, ph, ph))
     Y = torch.zeros(rows, columns, dtype=torch.result_type(X, K), device=X.device)
     for i in range(rows):
@@ -313,8 +315,10 @@ def learn_kernel(X: Tensor, Y: Tensor, kernel_size: Pair, steps: int = 10, lr: f
     Shape: K is `(kh, kw)`.
 
     Raises:
-        InputError: Y has not the shape that X and the kernel give.
+        InputError: Y has not the shape that X and the kernel give, or X has whole numbers.
     """
+    if not X.is_floating_point():
+        raise InputError(f"X of type {X.dtype} was given; gradients need real numbers. Pass X.float().")
     K = torch.zeros(_pair("kernel_size", kernel_size), dtype=X.dtype, device=X.device, requires_grad=True)
     for _ in range(steps):
         Y_hat = corr2d(X, K)

@@ -21,7 +21,8 @@ class Recipe:
         model: The model's name: of the zoo, or `timm:NAME` for any model of timm, which starts from random weights.
         dataset: `fashion_mnist`, one of torchvision's (`mnist`, `kmnist`, `emnist`, `cifar10`, ...), `hfds/ORG/NAME` of the
             Hugging Face Hub, or `folder` for a folder of pictures per class.
-        in_chans: Channels to make of the images, 1 or 3; 0 for their own.
+        in_chans: Channels to make of the images, 1 or 3; 0 for their own, which for pictures of no fixed size are 1, or what
+            pretrained weights know.
         epochs: Passes over the training images.
         batch_size: Images per update, over all processes.
         opt: An optimiser of `timm.optim.create_optimizer_v2`, such as `sgd` (with Nesterov momentum) or `adamw`.
@@ -36,8 +37,8 @@ class Recipe:
         flip: Mirror left and right, each image with probability 1/2.
         shift: Move each image by up to so many pixels along both axes; black comes in.
         cutout: Side in pixels of a square that is blanked at a random place (arXiv:1708.04552); 0 for none.
-        image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own. The recipe
-            `textbook` has what the model is made for.
+        image_size: Height and width that images are scaled to, in training and when measuring; 0 for their own, or what
+            pretrained weights know. The recipe `textbook` has what the model is made for.
         start_size: Height of the images in the first epoch, scaled down; it grows (progressive resizing, arXiv:2104.00298).
             0 for whole images throughout, which all recipes have for models of one image size.
         size_step: Pixels by which the size grows each time; every size lasts equally long. Multiples of 4 can be halved
@@ -64,7 +65,7 @@ class Recipe:
         distill_temperature: Number by which the logits of teachers and model are divided in that loss.
         answers: Folder with the answers of teachers to the images of the first epochs, made by `cnnzoo ask`. The run repeats
             the images of these epochs and learns from the answers; it needs no teacher. Another seed takes the epochs in
-            another order.
+            another order. Of several teachers the mean of their probabilities is kept, which `distill_temperature` softens.
         whiten: Give the first convolution fixed filters that whiten patches of the training images (arXiv:2404.00498).
         dirac: Start the other convolutions as identities, as far as their channels go (arXiv:2404.00498).
         pretrained: Start from the model's pretrained weights. A head for other classes starts anew; where the classes are

@@ -27,6 +27,8 @@ class Reproduction:
         count: Test images, n.
         tolerance: Points that chance explains: `FORMULA`, for the shares p and q of right answers.
         run: The run folder.
+        teachers: Names of the checkpoints that the run learned from. They are the zoo's; the runs that taught the checkpoint
+            itself are not published.
     """
 
     checkpoint: str
@@ -36,6 +38,7 @@ class Reproduction:
     count: int
     tolerance: float
     run: str
+    teachers: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -86,7 +89,8 @@ def compare(name: str, measured: dict[str, Any], run: str | Path = "") -> Reprod
     """Compares the metrics of a run with the card of the checkpoint `name`."""
     card, count = checkpoints.metrics(name)["top1"], get_dataset_info(measured["dataset"]).num_test
     tolerance = 100 * _tolerance(card / 100, measured["top1"] / 100, count)
-    return Reproduction(name, measured["seed"], card, measured["top1"], count, round(tolerance, 3), str(run))
+    seed, top1, teachers = measured["seed"], measured["top1"], tuple(measured.get("teachers", ()))
+    return Reproduction(name, seed, card, top1, count, round(tolerance, 3), str(run), teachers)
 
 
 def _tolerance(p: float, q: float, count: int) -> float:

@@ -58,7 +58,7 @@ class Run:
         arch: The model's name, without tag; `timm:NAME` for one of timm's own.
         recipe, metrics: What recipe.json and metrics.json hold.
         info: The data, with `image_size` as the model got its images.
-        temperature: What logits are divided by; 1 where the run measured on no holdout.
+        temperature: What logits are divided by; 1 where the run measured on no holdout, or on one that says nothing of it.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Run:
         found = self.metrics.get("temperature", 1.0)
         if isinstance(found, (int, float)):
             low, high = checkpoints.TEMPERATURES
-            found = min(max(found, low), high)  # a holdout without errors fits 0
+            found = found if low < found < high else 1.0  # older runs fitted 0 to a holdout without errors
         checkpoints.temperature_notes(found)  # which refuses what is no number
         return float(found)
 

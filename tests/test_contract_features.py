@@ -12,7 +12,7 @@ from helpers import assert_same, images, native_size
 from timm.models import FeatureDictNet, FeatureHookNet, FeatureListNet, group_parameters
 from torch import nn
 
-from cnnzoo.errors import InputError
+from cnnzoo.errors import CnnzooError, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 
@@ -328,3 +328,9 @@ def test_bad_input_is_refused_with_what_was_given_what_is_allowed_and_what_to_do
     for part in says:
         pattern = part.format(c=c, c1=c + 1, s=model.min_size[0], s1=model.min_size[0] - 1)
         assert re.search(pattern, str(e.value)), f"{pattern!r} is not in: {e.value}"
+
+
+@pytest.mark.parametrize("number", [0, -1, 99])
+def test_a_number_of_levels_that_is_none_is_explained(number):
+    with pytest.raises(CnnzooError, match="how many of the last.*write it as a list"):
+        timm.create_model("resnet_tiny", features_only=True, out_indices=number)

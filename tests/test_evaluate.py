@@ -62,6 +62,18 @@ def test_the_temperature_found_is_the_one_that_spoiled_the_logits():
     assert evaluate.fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
 
 
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_answers_that_are_all_right_or_all_wrong_have_no_temperature(right):
+    logits = torch.eye(4).repeat(5, 1) * 3
+    labels = torch.arange(4).repeat(5) if right else (torch.arange(4).repeat(5) + 1) % 4
+    assert evaluate.fit_temperature(logits, labels) is None
+
+
+def test_a_class_without_images_has_no_accuracy():
+    found = evaluate.measure(torch.eye(3)[:2] * 5, torch.tensor([0, 1]))
+    assert found.per_class == (100.0, 100.0, None) and found.top1 == 100
+
+
 def test_the_batch_size_does_not_change_the_outputs(model, tiny_split):
     a = evaluate.predict_logits(model, tiny_split, batch_size=7)
     b = evaluate.predict_logits(model, tiny_split, batch_size=40)

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 from helpers import run_recipe as run, weights_of as weights
+from PIL import Image
 
 import cnnzoo
-from cnnzoo import checkpoints, data
+from cnnzoo import checkpoints, data, train
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.errors import CheckpointError, CnnzooError
 from cnnzoo.evaluate import class_index
@@ -99,3 +100,31 @@ def test_what_has_seen_a_holdout_is_known_of_names_runs_and_folders(recipe, tmp_
     ]
     for model, info, expected in seen:
         assert has_seen_holdout(model, info) == expected, (model, info.name)
+
+
+@pytest.fixture
+def coloured(tmp_path):
+    """A run on colour pictures of 40 pixels."""
+    for label, value in dict(cat=(250, 200, 150), dog=(60, 30, 0)).items():
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (50, 40), tuple(v + i // 2 for v in value)).save(tmp_path / "pets" / label / f"{i}.png")
+    few = Recipe(model="nin_tiny", dataset="folder", epochs=1, batch_size=8, warmup_epochs=0, amp="no")
+    train.train(override(few, in_chans=3, image_size=40), tmp_path / "run", data_dir=tmp_path / "pets", device="cpu")
+    return override(few, model=str(tmp_path / "run"), pretrained=True), tmp_path
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_goes_on_with_images_of_the_size_and_the_colours_that_it_knows(coloured):
+    again, place = coloured
+    metrics = train.train(again, place / "again", data_dir=place / "pets", device="cpu")
+    assert tuple(metrics["data"]["image_size"]) == (3, 40, 40)
+    metrics = train.train(override(again, image_size=32), place / "asked", data_dir=place / "pets", device="cpu")
+    assert tuple(metrics["data"]["image_size"]) == (3, 32, 32)
+
+
+def test_weights_for_96_pixels_are_fine_tuned_at_96_pixels():
+    chosen = _parts.as_pretrained(Recipe(model="mobilenet_d2l", pretrained=True))
+    assert chosen.image_size == 96
+    assert _parts.as_pretrained(Recipe(model="nin_tiny", pretrained=True)) == Recipe(model="nin_tiny", pretrained=True)
+    assert _parts.as_pretrained(Recipe(model="mobilenet_d2l")).image_size == 0

@@ -100,19 +100,38 @@ def test_a_run_in_colour_and_in_another_size_says_so(tmp_path, pets, quick):
         hub.twin(folder, tmp_path / "rgb")
 
 
-def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick):
+@pytest.fixture
+def unsure(monkeypatch):
+    """Runs on the holdout find a temperature, though their few answers are all right."""
+    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, labels: 1.75)
+
+
+def test_a_run_whose_holdout_says_nothing_of_the_temperature_has_none(tmp_path, pets, quick):
+    run, chosen = train_on(pets, tmp_path / "run"), train_on(pets, tmp_path / "holdout", holdout=True)
+    metrics = checkpoints.read_json(chosen / "metrics.json")
+    assert metrics["top1"] in (0, 100) and "temperature" not in metrics
+    (chosen / "metrics.json").write_text(json.dumps(metrics | dict(temperature=0.0059)))  # as older versions did
+    for _ in range(2):
+        folder = hub.build(run, tmp_path, holdout_run=chosen)
+        assert cnnzoo.create_model(f"local-dir:{folder}", pretrained=True).temperature == 1
+        assert cnnzoo.create_model(chosen, pretrained=True).temperature == 1
+        with pytest.raises(CheckpointError, match="has no temperature, since"):
+            hub.measure(folder, data_dir=pets, holdout_run=chosen)
+        (chosen / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_a_run_on_the_holdout_gives_the_temperature(tmp_path, pets, quick, unsure):
     run, chosen = train_on(pets, tmp_path / "run"), train_on(pets, tmp_path / "holdout", holdout=True)
     folder = hub.build([run], tmp_path, holdout_run=chosen)
     hub.verify(folder)
-    expected = max(0.01, checkpoints.read_json(chosen / "metrics.json")["temperature"])
-    assert cnnzoo.create_model(f"local-dir:{folder}", pretrained=True).temperature == expected
+    assert cnnzoo.create_model(f"local-dir:{folder}", pretrained=True).temperature == 1.75
     assert "by runs that did not train on them" in (folder / "README.md").read_text()
     (pets / "cat" / "00.png").unlink()
     with pytest.raises(CheckpointError, match="other data"):
         hub.build([run, train_on(pets, tmp_path / "fewer", seed=1)], tmp_path)
 
 
-def test_a_folder_gets_its_temperature_later_as_if_it_had_been_built_with_it(tmp_path, pets, quick):
+def test_a_folder_gets_its_temperature_later_as_if_it_had_been_built_with_it(tmp_path, pets, quick, unsure):
     run, chosen = train_on(pets, tmp_path / "run"), train_on(pets, tmp_path / "holdout", holdout=True)
     folder = hub.build(run, tmp_path / "first")
     hub.measure(folder, data_dir=pets)

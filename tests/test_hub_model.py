@@ -137,7 +137,10 @@ REFUSED = dict(
     temperature=(lambda: misled(float("nan")), "temperature 'nan'"),
     cold=(lambda: misled(0), "temperature '0'"),
     many_labels=(lambda: (trained(num_classes=3), ["a"]), "1 labels were given for 3 classes"),
-    odd_labels=(lambda: (trained(num_classes=3), ["a", "b", 3]), "one text for each"),
+    equal_labels=(lambda: (trained(num_classes=2), ["a", "a"]), "each another"),
+    blank_label=(lambda: (trained(num_classes=2), ["a", " "]), "each another"),
+    text=(lambda: (trained(num_classes=2), "ab"), "Allowed is a list"),
+    odd_labels=(lambda: (trained(num_classes=3), ["a", "b", 3]), "text for each"),
     long_label=(lambda: (trained(num_classes=3), ["a", "b", "c" * 999]), "label_names"),
 )
 

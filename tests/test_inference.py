@@ -234,7 +234,31 @@ def trained_on(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("change", [with_other_weights, with_a_new_classifier, with_a_classifier_put_in_by_hand, trained_on])
+def fine_tuned(model: nn.Module) -> nn.Module:
+    """By the usual small rate, for classes that are called otherwise."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    images, labels = torch.rand(32, 1, 28, 28), torch.arange(32) % 10
+    for _ in range(30):
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def with_its_classes_in_another_order(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for p in model.get_classifier().parameters():
+            p.copy_(p.roll(1, 0))
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_other_weights, with_a_new_classifier, with_a_classifier_put_in_by_hand, trained_on, fine_tuned,
+        with_its_classes_in_another_order,
+    ],
+)  # fmt: skip
 def test_labels_and_temperature_go_with_the_weights_that_earned_them(change):
     model = pretrained()
     assert class_labels(model) == FASHION_MNIST.labels and model.temperature != 1

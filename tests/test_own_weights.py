@@ -53,6 +53,21 @@ def test_the_zoos_own_config_given_whole_means_the_zoos_weights():
     assert model.labels == FASHION_MNIST.labels and model.base_model == "cnnzoo/lenet_tiny.fashion_mnist"
 
 
+@pytest.mark.parametrize("change", ["another head", "no head"])
+def test_a_new_head_is_saved_by_timm_without_the_former_labels_and_temperature(tmp_path, change):
+    model = cnnzoo.create_model("local-dir:hub_configs/lenet_tiny.fashion_mnist", pretrained=True)
+    if change == "no head":
+        model.prune_intermediate_layers()
+    model.reset_classifier(10)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    saved = checkpoints.read_json(tmp_path / "config.json")
+    assert "label_names" not in saved and not saved["pretrained_cfg"].get("label_names")
+    assert not saved["pretrained_cfg"].get("notes")
+    if change == "another head":
+        loaded = cnnzoo.create_model(tmp_path, pretrained=True)
+        assert (loaded.labels, loaded.temperature) == ((), 1.0)
+
+
 def test_random_weights_are_saved_by_timm_without_the_zoos_labels(tmp_path):
     for pretrained in (False, True):
         model = timm.create_model("lenet_tiny", pretrained=pretrained)

@@ -312,3 +312,10 @@ def test_a_photo_that_is_often_named_wrongly_says_why(kind):
         return
     assert any(kind in warning for warning in warnings)
     assert cnnzoo.predict(cnnzoo.create_model("resnext_small", pretrained=True), photo_of(kind)).warnings == warnings
+
+
+def test_the_makers_steps_refuse_what_is_too_elongated_for_them():
+    line = np.full((300, 300, 3), 255, np.uint8)
+    line[150:152, 10:290] = 0
+    with pytest.raises(InputError, match="no pixel left"):
+        makers_steps(line)

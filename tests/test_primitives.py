@@ -61,6 +61,16 @@ def test_a_difference_kernel_finds_vertical_edges_and_none_in_the_transpose():
     assert torch.equal(corr2d(image.T, kernel), torch.zeros(8, 5))
 
 
+def test_the_sum_of_bytes_is_larger_than_a_byte():
+    image = torch.full((2, 2), 200, dtype=torch.uint8)
+    assert corr2d(image, torch.ones(2, 2, dtype=torch.uint8)).item() == 800
+
+
+def test_a_kernel_is_not_learned_from_whole_numbers():
+    with pytest.raises(InputError, match="gradients need real numbers"):
+        learn_kernel(torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 1), (1, 2))
+
+
 def test_the_edge_kernel_is_learned_in_ten_steps():
     image, expected = edges()
     learned = learn_kernel(image, expected, (1, 2))

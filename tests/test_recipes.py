@@ -152,6 +152,14 @@ def test_whitening_looks_at_fewer_of_larger_images(tiny_split, monkeypatch):
     assert torch.equal(few.weight, same.weight)
 
 
+def test_whitening_sees_images_at_the_size_that_the_model_gets(tiny_split):
+    conv = torch.nn.Conv2d(1, 9, 3, bias=False)
+    _parts.whiten(conv, tiny_split, (56, 56))
+    images = data.resize(data.normalize(tiny_split.images, tiny_split.info.mean, tiny_split.info.std), (56, 56))
+    answers = torch.nn.functional.conv2d(images, conv.weight).pow(2).mean((0, 2, 3))
+    assert answers[-5:].sub(1).abs().max() < 0.05  # those of most variance; the least are held down
+
+
 def test_a_grouped_first_layer_cannot_be_whitened(tiny_split):
     with pytest.raises(CnnzooError, match="Leave it out"):
         _parts.whiten(torch.nn.Conv2d(2, 4, 3, groups=2), tiny_split)
@@ -162,6 +170,42 @@ def test_timms_optimisers_train(recipe, opt, tmp_path, miniature):
     run(override(recipe, opt=opt, lr=0.01), tmp_path / "run", miniature)
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert math.isfinite(line["train_loss"])
+
+
+@pytest.mark.parametrize(("opt", "second"), [("adamw", 0.999), ("lion", 0.99), ("adopt", 0.9999), ("novograd", 0.98)])
+def test_an_optimiser_keeps_its_own_second_beta(recipe, opt, second):
+    optimizer = _optimizer.make_optimizer(override(recipe, opt=opt, momentum=0.8), torch.nn.Linear(2, 2))
+    assert tuple(optimizer.param_groups[0]["betas"]) == (0.8, second)
+
+
+def test_an_optimiser_without_momentum_gets_none(recipe):
+    assert (
+        _optimizer.make_optimizer(override(recipe, opt="adafactor"), torch.nn.Linear(2, 2)).param_groups[0]["beta1"] is None
+    )
+
+
+def test_a_run_of_one_update_makes_it_at_a_rate_that_counts(recipe):
+    for sched in ("onecycle", "cosine", "constant"):
+        (rate,) = rates(override(recipe, sched=sched, epochs=1, warmup_epochs=0.0, lr=0.1), updates=1)
+        assert rate >= 0.05
+
+
+@pytest.mark.parametrize("sched", ["cosine", "constant"])
+def test_a_warm_up_takes_half_of_a_short_run_at_most(recipe, sched):
+    found = rates(override(recipe, sched=sched, epochs=2, warmup_epochs=5, lr=0.1))
+    assert max(found) == pytest.approx(0.1, rel=0.15) and found.index(max(found)) <= 11
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(freeze=True), "freeze=True was given without pretrained"),
+        (dict(dual=0.1, cutout=0), "without cutout and erase"),
+    ],
+)
+def test_fields_that_would_do_nothing_are_refused(recipe, fields, words):
+    with pytest.raises(CnnzooError, match=words):
+        override(recipe, **fields)
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -86,6 +86,9 @@ def test_a_model_that_learned_from_stored_answers_is_taught_again_by_its_teacher
     monkeypatch.setattr(train, "train", lambda recipe, *_, **__: recipes.append(recipe) or metrics)
     reproduce.reproduce(NAME, "again", data_dir=zoo)
     assert recipes == [override(recipe, teacher="lenet_tiny")]  # the answers are not published
+    text = CliRunner().invoke(main, ["reproduce", NAME, "--out", "third", "--data-dir", str(zoo)]).output
+    assert "It learned from the published weights of lenet_tiny, not from the runs" in text
+    assert "its own weights are among them" in text
 
 
 @pytest.mark.parametrize(("top1", "good"), [(94.10, True), (95.85, True), (94.00, False), (95.94, False)])

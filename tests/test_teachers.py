@@ -102,7 +102,7 @@ def test_answers_asked_before_teach_what_the_teacher_itself_would(recipe, tmp_pa
 
 
 def test_each_seed_takes_all_epochs_that_were_asked_about_in_an_order_of_its_own():
-    answers = _answers.Answers(torch.zeros(12, 1, 1), seed=3, teachers=[], command="")
+    answers = _answers.Answers(torch.zeros(12, 1, 1), seed=3, teachers=[], command="", sha256="")
     orders = {seed: [answers.epoch(epoch, seed) for epoch in range(24)] for seed in range(5)}
     assert orders[3] == 2 * list(range(12))  # as the teachers were asked
     for order in orders.values():

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import click
-
 from torch import nn
 
 from ._common import (

@@ -193,6 +193,12 @@ def reproduce(
             f"{abs(found.top1 - found.card):.2f} points; allowed are {found.tolerance:.2f} = {reproduce.FORMULA} at "
             f"n = {found.count:,} test images."
         )
+        if found.teachers:
+            itself = found.checkpoint.split(".")[0] in found.teachers
+            click.echo(
+                f"It learned from the published weights of {', '.join(found.teachers)}, not from the runs that taught the "
+                f"checkpoint, which are not published{'; its own weights are among them' if itself else ''}."
+            )
     if not found.good:
         ctx.exit(1)
 

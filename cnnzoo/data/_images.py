@@ -82,6 +82,7 @@ def read_images(
     *,
     place: str,
     skip_broken: bool = False,
+    interpolation: str = "bilinear",
 ) -> tuple[Tensor, list[int]]:
     """Many images of any kind as one tensor, made to fit just as `create_transform` does it for the models here.
 
@@ -91,6 +92,7 @@ def read_images(
         image_size: Channels (1 or 3), height and width to make of each.
         place: Where they all are, for messages.
         skip_broken: Leave out, with a warning, what cannot be read.
+        interpolation: How they are scaled; some of timm's models have another.
 
     Returns:
         uint8 `(N, *image_size)`, and the indices of the N images among `sources`.
@@ -98,7 +100,7 @@ def read_images(
     Raises:
         DataError: An image cannot be read, and `skip_broken` is false.
     """
-    transform = _to_pixels(image_size, "bilinear")
+    transform = _to_pixels(image_size, interpolation)
     images = torch.empty((len(names), *image_size), dtype=torch.uint8)
     good: list[int] = []
     reasons: dict[str, str] = {}

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ..errors import InputError
-from ._images import open_image, to_mode
+from ._images import check_shape, open_image, to_mode
 
 _SIDE = 28
 _SOURCE = (51, 73)  # pixels of the pictures that the data set was made of
@@ -59,6 +59,7 @@ def _trim(image: Image.Image, background: list[int]) -> Image.Image:
 
 def _resize(image: Image.Image) -> Image.Image:
     """To a longest edge of 28 by leaving out rows and columns, from no more of them than the data set's makers had."""
+    check_shape(image, _SIDE, _SIDE)
     if image.width > _SOURCE[0] or image.height > _SOURCE[1]:
         image = ImageOps.contain(image, _SOURCE, method=Image.Resampling.BOX)
     scale = _SIDE / max(image.size)

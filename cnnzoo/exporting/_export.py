@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from .. import checkpoints, data, registry
+from .. import checkpoints, data, evaluate, registry
 from ..datasets import trained_on
 from ..errors import CnnzooError, InputError, system_errors, unknown
 from ..files import atomic, user_path
 from ..inference import class_labels, runnable, temperature
 from ._formats import FORMATS, SUFFIXES, format_of, limits
-from ._pipeline import Pipeline, make_pipeline
+from ._pipeline import Pipeline, images_of, make_pipeline
 from ._seal import sealed
 from ._verify import compare, example, sized
 
@@ -76,7 +76,10 @@ def export(
         split = calibration = None
         where = dict(data_dir=data_dir, skip_broken=skip_broken)
         if dtype == "bf16" or quantize:
-            split = _images(pipeline, facts["dataset"] or "fashion_mnist", "test", where)
+            usual = facts["dataset"] or "fashion_mnist"
+            split = _images(pipeline, data.dataset_in(data_dir, usual) if data_dir else usual, "test", where)
+        if split and verify:
+            split = evaluate.as_trained(getattr(network, "_orig_mod", network), split)  # which refuses other classes
         if quantize:
             calibration = _images(pipeline, split.info.name, "train", where, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
@@ -108,6 +111,11 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
     for kind, (given, allowed) in choices.items():
         if given not in allowed:
             raise unknown(kind, str(given), map(str, allowed))
+    if dtype == "bf16" and format == "onnx":
+        raise CnnzooError(
+            f"dtype='bf16' was given for {path}, and ONNX Runtime cannot run such files on a CPU. Pass quantize='int8', or "
+            "the name of a .pt2 file."
+        )
     devices = ("cpu",) if format == "onnx" else ("cpu", "cuda")
     if device not in devices:
         raise CnnzooError(
@@ -140,14 +148,15 @@ def _check_model(network: nn.Module) -> None:
 def _facts(network: nn.Module) -> dict[str, Any]:
     """What travels inside every file of a model."""
     cfg = getattr(network, "pretrained_cfg", None) or {}
-    source = _source(network)
+    source, images = _source(network), images_of(getattr(network, "_orig_mod", network))
     return dict(
         labels=list(class_labels(network)),
-        mean=list(cfg.get("mean", (0.0,))),
-        std=list(cfg.get("std", (1.0,))),
+        mean=list(images["mean"]),
+        std=list(images["std"]),
         temperature=temperature(network),
         architecture=cfg.get("architecture") or type(network).__name__,
-        input_size=[network.in_chans, *cfg["input_size"][1:]] if "input_size" in cfg else None,
+        input_size=list(images["input_size"]),
+        interpolation=images["interpolation"],
         dataset=trained_on(cfg.get("tag") or "") or None,
         source=source,
         source_sha256=checkpoints.metrics(source)["sha256"] if source else None,

@@ -49,7 +49,8 @@ class Exported:
 
         Args:
             images: uint8, `(H, W)`, `(B, H, W)` or `(B, C, H, W)`; of a file without preprocessing normalised float32. Or a
-                PIL image or a path, or a list of these, which are scaled to fit, as `predict(..., photo="never")` does it.
+                PIL image or a path, or a list of these and of arrays, which are scaled to fit as by
+                `predict(..., photo="never")`.
 
         Returns:
             A label per image, and the probabilities of all classes `(B, K)`.
@@ -139,9 +140,9 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
         InputError: Its type or shape is none that the file takes, it is empty, or an image cannot be read.
     """
     sources = list(array) if isinstance(array, (list, tuple)) else [array]
-    if sources and all(isinstance(source, (str, os.PathLike, Image.Image)) for source in sources):
+    if any(isinstance(source, (str, os.PathLike, Image.Image)) for source in sources):
         array = _pixels(sources, facts)
-    array = np.asarray(array)
+    array = _numbers(array)
     kind = np.uint8 if facts["preprocess"] else np.float32
     if array.dtype != kind:
         raise InputError(f"An array of type {array.dtype} was given; {np.dtype(kind)} is needed. Convert it with .astype.")
@@ -163,6 +164,20 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def _numbers(values: Any) -> np.ndarray:
+    """Arrays or tensors, or lists of them, as one array."""
+    try:
+        if isinstance(values, (list, tuple)):
+            return np.asarray([_numbers(value) for value in values])
+        return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    except (TypeError, ValueError, RuntimeError) as e:  # of NumPy, about shapes; of torch, about types that NumPy lacks
+        reason = str(e).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"The images cannot be made one array ({reason}). Pass arrays of one size, or PIL images or paths, which are "
+            "scaled to fit."
+        ) from e
+
+
 def _pixels(sources: list[Any], facts: dict[str, Any]) -> np.ndarray:
     """Images of any kind as uint8 `(B, C, H, W)`, by the reader that all others use."""
     if not facts["preprocess"]:
@@ -172,4 +187,5 @@ def _pixels(sources: list[Any], facts: dict[str, Any]) -> np.ndarray:
     if "input_size" not in facts:
         raise InputError("The file does not say which size it takes. Export it again, or pass arrays (B, C, H, W).")
     names = [str(i) for i in range(len(sources))]
-    return data.read_images(sources, names, tuple(facts["input_size"]), place="the list")[0].numpy()
+    size, how = tuple(facts["input_size"]), facts.get("interpolation", "bilinear")  # older files do not say
+    return data.read_images(sources, names, size, place="the list", interpolation=how)[0].numpy()

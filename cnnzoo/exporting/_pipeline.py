@@ -1,6 +1,7 @@
 """From pixels to probabilities as one module, with batch norms folded into the convolutions before them."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,22 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
             f"A {type(inner).__name__} was given; a model of timm or the zoo is needed, which knows its mean and std. "
             "Make it with cnnzoo.create_model."
         )
-    size = (inner.in_chans, *cfg["input_size"][1:])
-    plain = copy.deepcopy(inner).cpu().float().eval().requires_grad_(False)
+    images = images_of(inner)
+    size = images["input_size"]
+    try:
+        plain = copy.deepcopy(inner).cpu().float().eval().requires_grad_(False)
+    except RuntimeError as e:  # torch's own pruning keeps weights that are computed in each pass
+        raise InputError(
+            f"The {type(inner).__name__} cannot be copied ({str(e).splitlines()[0]}). If it was pruned, make that final: "
+            "torch.nn.utils.prune.remove(layer, 'weight')."
+        ) from e
     folded = fold(plain, torch.zeros(1, *size)).to(dtype)
-    mean, std = (tuple(cfg[k]) * (size[0] if len(cfg[k]) == 1 else 1) for k in ("mean", "std"))
-    return Pipeline(folded, mean, std, size, dtype, preprocess, inference.temperature(inner)).eval()
+    return Pipeline(folded, images["mean"], images["std"], size, dtype, preprocess, inference.temperature(inner)).eval()
+
+
+def images_of(model: nn.Module) -> dict[str, Any]:
+    """The images that a timm model takes, as `data.create_transform` understands it: size, mean, std, interpolation."""
+    from timm.data import resolve_input_data_config
+
+    found = resolve_input_data_config(model=model)
+    return {k: found[k] for k in ("input_size", "mean", "std", "interpolation")}

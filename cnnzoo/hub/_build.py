@@ -114,10 +114,11 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
     if bad := [k for k, v in model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]:
         raise CheckpointError(f"{bad[0]} of the model has numbers that are not finite. Train again, from good weights.")
     names = tuple(inference.class_labels(model) if labels is None else labels)
-    if len(names) != model.num_classes or not all(isinstance(n, str) for n in names):
+    wrong = isinstance(labels, str) or not all(isinstance(n, str) and n.strip() for n in names)
+    if wrong or len(names) != model.num_classes or len(set(names)) < len(names):
         raise CheckpointError(
-            f"{len(names)} labels were given for {model.num_classes} classes; one text for each class is needed. Pass, for "
-            "example, labels=['cat', 'dog'], in the order of the classes."
+            f"{len(names)} labels were given for {model.num_classes} classes: {str(labels)[:60]}. Allowed is a list with "
+            "one text for each class, each another. Pass, for example, labels=['cat', 'dog'], in the order of the classes."
         )
     temperature = getattr(model, "temperature", 1.0)
     folder = out / f"{arch}.{CUSTOM}"

@@ -78,6 +78,11 @@ def _measure(
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
     anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
     noted = {} if holdout_run is None else noted_on_holdout(user_path(holdout_run), recipe, metrics, model)
+    if noted and "temperature" not in noted:
+        raise CheckpointError(
+            f"{holdout_run} has no temperature, since its answers to the holdout are all right, or all wrong. Hold out more "
+            "images, of more data."
+        )
     if noted:  # the error that was measured is that of another temperature, if of any
         metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
     lacking = _lacking(metrics, anew, photos)

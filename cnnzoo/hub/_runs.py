@@ -88,7 +88,8 @@ def merged(runs: list[Run]) -> dict[str, Any]:
 
 
 def noted_on_holdout(given: Path, recipe: dict[str, Any], metrics: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What a run on the holdout adds to the metrics of a checkpoint of the same recipe: the temperature, above all.
+    """What a run on the holdout adds to the metrics of a checkpoint of the same recipe: above all the temperature, if it has
+    one.
 
     Raises:
         CheckpointError: It is no such run.
@@ -101,5 +102,5 @@ def noted_on_holdout(given: Path, recipe: dict[str, Any], metrics: dict[str, Any
             f"{given} began with weights that had been trained on its holdout ({run.recipe['model']}), so what it measured "
             "there says nothing. Leave --holdout out."
         )
-    noted = run.metrics
-    return dict(holdout_top1=noted["top1"], holdout_command=noted["command"], temperature=run.temperature)
+    noted = dict(holdout_top1=run.metrics["top1"], holdout_command=run.metrics["command"])
+    return noted if run.temperature == 1 else noted | dict(temperature=run.temperature)

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, CnnzooError
 from ..layers import Head, Stage, chain_size, init_weights, smallest_image
 from ._arguments import check_arguments, check_size
 from ._earned import Earned
-from ._input import check_input, describe_input
+from ._input import check_input, describe_head, describe_input
 from ._levels import cut_after, feature_wrapper, find_levels, steps_to, take_indices
 from ._pretrained import choose, describe_weights
 
@@ -232,6 +232,7 @@ class ConvNet(Earned):
             self.num_classes, self.global_pool = 0, ""
             self.head_hidden_size = self.num_features
             self._set_limits()
+            describe_head(self)
         return take
 
     @torch.jit.ignore
@@ -251,6 +252,7 @@ class ConvNet(Earned):
         self.global_pool = self.head.pool_type
         self.head_hidden_size = self.head.num_features
         self._set_limits()
+        describe_head(self)
 
     # -- for optimisers and memory ------------------------------------------------------------------------------------
 

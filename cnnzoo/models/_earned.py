@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 _TOLERANCE = 0.01  # of each parameter's norm; another number format changes it by less, another training by more
+_ROUNDING = 0.005  # of the norm of the classifier's weights, by which they may differ; bfloat16 rounds each by 0.004
 
 
 class Earned(nn.Module):
@@ -48,20 +49,23 @@ class Earned(nn.Module):
             return otherwise
         value, norms, last = earned
         now, last_now = self._norms()
-        if now.shape == norms.shape:
-            return value if _alike(now, norms) else otherwise
         # Merging and freezing change how many parameters there are, but not the classifier.
-        if not len(last) or last.shape != last_now.shape or not _alike(last, last_now):
+        if last.shape != last_now.shape or (last - last_now).norm() > _ROUNDING * last.norm():
+            return otherwise
+        if now.shape == norms.shape:
+            return value if torch.allclose(now, norms, rtol=_TOLERANCE, atol=1e-6) else otherwise
+        if not len(last):
             return otherwise
         setattr(self, name, (value, now, last))  # from here on, these are the weights
         return value
 
     @torch.no_grad()
     def _norms(self) -> tuple[Tensor, Tensor]:
-        """The norms of all parameters and of the classifier's, `(number of parameters,)` each: they tell one training from
-        another at little cost."""
-        last: Iterable[nn.Parameter] = self.get_classifier().parameters() if hasattr(self, "get_classifier") else ()
-        return _norms_of(self.parameters()), _norms_of(last)
+        """The norms of all parameters, `(number of parameters,)`, and the classifier's weights, `(number of weights,)`: they
+        tell one training from another at little cost."""
+        last = list(self.get_classifier().parameters()) if hasattr(self, "get_classifier") else []
+        weights = torch.zeros(0) if any(p.is_meta for p in last) else torch.cat([torch.zeros(0), *(_flat(p) for p in last)])
+        return _norms_of(self.parameters()), weights
 
 
 def _norms_of(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -71,5 +75,5 @@ def _norms_of(parameters: Iterable[nn.Parameter]) -> Tensor:
     return torch.stack(torch._foreach_norm([p.float() for p in weights])).cpu()
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=_TOLERANCE, atol=1e-6)
+def _flat(p: nn.Parameter) -> Tensor:
+    return p.detach().float().cpu().flatten()

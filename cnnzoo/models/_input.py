@@ -64,4 +64,13 @@ def describe_input(model: nn.Module) -> None:
         if cfg.get(key):
             cfg[key] = (size[0], *cfg[key][1:])
     cfg["input_size"] = size
+    if hasattr(model, "fixed_size"):
+        cfg["fixed_input_size"] = model.fixed_size
     model.pretrained_cfg = model.default_cfg = cfg
+
+
+def describe_head(model: nn.Module) -> None:
+    """Makes `pretrained_cfg`, which timm writes into what it saves, fit a new head: it knows none of the former classes."""
+    if cfg := getattr(model, "pretrained_cfg", None):
+        gone = {k: None for k in ("label_names", "label_descriptions", "notes", "tag") if k in cfg}
+        model.pretrained_cfg = model.default_cfg = dict(cfg, **gone, fixed_input_size=model.fixed_size)

@@ -43,6 +43,11 @@ def take_indices(levels: int, indices: int | list[int] | tuple[int, ...] | None)
             raise AssertionError("none, no whole number, or one twice")
         return feature_take_indices(levels, indices)
     except AssertionError as e:
+        if whole and isinstance(indices, int):
+            raise CnnzooError(
+                f"{indices} was given for the feature levels; a single number is how many of the last, 1 to {levels}. "
+                f"For one level write it as a list, such as [{indices if -levels <= indices < levels else -1}]."
+            ) from e
         raise CnnzooError(
             f"Feature levels {indices!r} were given; this model has levels 0 (the finest) to {levels - 1}, or -{levels} to "
             "-1 counted from the end. Name at least one, and each only once."

@@ -117,6 +117,8 @@ def _run(model: nn.Module, input_size: tuple[int, ...]) -> Call:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # attention as the matrix products it is
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
+        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # in which an LSTM is one operation
         image = torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype)
         tracer = _Tracer(image)
         try:
@@ -218,4 +220,8 @@ def _macs(op: str, args: tuple[Any, ...], output: Any) -> int:
     if op in ("mm", "bmm", "addmm", "baddbmm"):
         left, right = args[-2:] if op in ("mm", "bmm") else args[1:3]
         return left.numel() * right.shape[-1]
+    if op in ("mv", "dot", "vdot"):
+        return args[0].numel()
+    if op in ("addmv", "addbmm"):
+        return args[1].numel() * (args[2].shape[-1] if op == "addbmm" else 1)
     return 0

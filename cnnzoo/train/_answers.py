@@ -22,7 +22,7 @@ from ..files import atomic, check_writable, user_path, write_json
 from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
-from ._parts import check_batch, load_teachers, make_accelerator, read_size
+from ._parts import as_pretrained, check_batch, load_teachers, make_accelerator, read_size
 from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"
@@ -42,12 +42,14 @@ class Answers:
         seed: Of the recipe whose batches they were asked about.
         teachers: What kinds of model they are.
         command: What was typed to ask them.
+        sha256: Of the file that holds their answers.
     """
 
     log_probabilities: Tensor
     seed: int
     teachers: list[str]
     command: str
+    sha256: str
 
     def epoch(self, epoch: int, seed: int) -> int:
         """Which of the epochs that were asked about an epoch of a student with this seed repeats.
@@ -99,7 +101,8 @@ def ask(
             f"teacher={recipe.teacher!r}, dual={recipe.dual} and {epochs} epochs were given; a teacher, dual=0 and "
             "at least one epoch are needed. Name teachers, for example --teacher resnext_small."
         )
-    out, splits = user_path(out), ("fit", "holdout") if holdout else ("train", "test")
+    out, recipe = user_path(out), as_pretrained(recipe)
+    splits = ("fit", "holdout") if holdout else ("train", "test")
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     check_batch(recipe, len(split), 1)
@@ -168,6 +171,6 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
     checkpoints.verify(folder / _ANSWERS, str(facts.get("sha256")))
     try:
         content = load((folder / _ANSWERS).read_bytes())["answers"].to(device)
-        return Answers(content, int(facts["seed"]), list(facts["teachers"]), str(facts["command"]))
+        return Answers(content, int(facts["seed"]), list(facts["teachers"]), str(facts["command"]), facts["sha256"])
     except Exception as e:  # safetensors raises several kinds
         raise CheckpointError(f"{folder} is damaged ({type(e).__name__}). Ask again: cnnzoo ask.") from e

@@ -87,8 +87,8 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
         metrics["teachers"] = [name_of(teacher) for teacher in run.loss.teachers]
     if run.answers:
         metrics.update(teachers=run.answers.teachers, answers_command=run.answers.command)
-    if run.holdout:
-        metrics["temperature"] = evaluate.fit_temperature(logits, judge.labels)
+    if run.holdout and (found := evaluate.fit_temperature(logits, judge.labels)):
+        metrics["temperature"] = found
     write_json(run.out / "metrics.json", metrics)
     draw_curves(run.out)
     return metrics

@@ -28,6 +28,7 @@ from ._ending import finish, judged
 from ._optimizer import Schedule, make_optimizer
 from ._parts import (
     Loss,
+    as_pretrained,
     check_batch,
     check_start,
     deterministic,
@@ -86,7 +87,7 @@ def train(
         TrainingError: The loss is no longer finite.
         CnnzooError: The disk is full; the last good checkpoint is intact. Or `out` belongs to a run that is going on.
     """
-    out = user_path(out)
+    out, recipe = user_path(out), as_pretrained(recipe)
     accelerator = make_accelerator(recipe, device, track, out)
     splits = ("fit", "holdout") if holdout else ("train", "test")
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)

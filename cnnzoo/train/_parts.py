@@ -18,7 +18,7 @@ from ..errors import CheckpointError, CnnzooError, unknown
 from ..evaluate import class_index
 from ..holdout import has_seen_holdout
 from ..inference import fast_copy
-from ..recipes import Recipe
+from ..recipes import Recipe, override
 from ..resolve import read_run, resolve
 from ._precision import fast_bf16
 
@@ -56,6 +56,22 @@ def read_size(recipe: Recipe) -> tuple[int, int, int] | None:
         side = recipe.image_size or 28
         return (recipe.in_chans or 1, side, side)
     return (recipe.in_chans, *own[1:]) if recipe.in_chans else None
+
+
+def as_pretrained(recipe: Recipe) -> Recipe:
+    """The recipe, in which the size of the images, and where they have none of their own the channels, are those that its
+    pretrained weights know, unless it names others.
+    """
+    if not recipe.pretrained:
+        return recipe
+    chans, height, width = registry.create_model(recipe.model, device="meta").pretrained_cfg["input_size"]
+    own = data.size_of(recipe.dataset)
+    usual, known = own or (1, 28, 28), {}
+    if not recipe.image_size and height == width and (height, width) != usual[1:]:
+        known.update(image_size=height)
+    if not recipe.in_chans and own is None and chans == 3:
+        known.update(in_chans=chans)
+    return override(recipe, **known)
 
 
 def check_batch(recipe: Recipe, images: int, processes: int) -> None:
@@ -123,8 +139,9 @@ def check_start(recipe: Recipe, info: DatasetInfo) -> None:
         CheckpointError: They were.
     """
     if recipe.pretrained and has_seen_holdout(recipe.model, info):
+        known = "pictures of these classes, maybe the same" if info.name == "folder" else "these images"
         raise CheckpointError(
-            f"pretrained was given with a holdout, and the weights of {recipe.model} have been trained on these images, so "
+            f"pretrained was given with a holdout, and the weights of {recipe.model} have been trained on {known}, so "
             "measuring on them would flatter. Leave --holdout out, or start from a run that was trained with --holdout."
         )
 

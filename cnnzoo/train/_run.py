@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..files import write_json
 from ..recipes import Recipe
 from ._answers import Answers
@@ -107,6 +107,7 @@ def save(run: Run) -> None:
     state = dict(
         recipe=run.identity,
         data=run.data,
+        answers=run.answers.sha256 if run.answers else None,
         epoch=run.epoch,
         step=run.step,
         tally=run.tally.cpu(),
@@ -123,6 +124,11 @@ def save(run: Run) -> None:
 def load(run: Run) -> None:
     """Goes on from the state in the run's folder."""
     state = load_state(run.out, run.identity, run.data)
+    if run.answers and state.get("answers", run.answers.sha256) != run.answers.sha256:  # older checkpoints do not say
+        raise CheckpointError(
+            f"{run.recipe.answers} holds other answers than when the run in {run.out} began. Ask the same teachers again, "
+            "or choose another --out."
+        )
     try:
         run.model.load_state_dict(state["model"])
         if run.ema is not None:
