@@ -6,18 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from click.testing import CliRunner
 from contract_models import need_numbers
 from helpers import MODELS, each, fill, images, is_large, native_size
 from hub_helpers import fault
-from PIL import Image
 from torch import nn
-from torch.nn.utils import prune
 
 import cnnzoo
-from cnnzoo import checkpoints, data
+from cnnzoo import checkpoints
 from cnnzoo.cli import main
 from cnnzoo.datasets import FASHION_MNIST
 from cnnzoo.drawings import garments
@@ -255,62 +252,6 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path, path, kwargs, error, wo
     with pytest.raises(error, match=words):
         cnnzoo.export("lenet_tiny", tmp_path / path, **kwargs)
     assert not list(tmp_path.rglob("*"))
-
-
-def test_a_model_of_timms_for_gray_images_exports_and_scales_them_as_predict_does(tmp_path):
-    model = timm.create_model("test_resnet", in_chans=1, num_classes=3).eval()
-    exported = cnnzoo.load_exported(cnnzoo.export(model, tmp_path / "made.onnx"))
-    bicubic = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
-    assert bicubic.pretrained_cfg["interpolation"] == "bicubic"
-    wide = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
-    for network, file in ((model, exported), (bicubic, None)):
-        file = file or cnnzoo.load_exported(cnnzoo.export(network, tmp_path / "other.onnx"))
-        picture = Image.fromarray(wide)
-        (label, probability), *_ = cnnzoo.predict(network, picture, photo="never")
-        labels, found = file(picture)
-        assert labels == [label] and found.max() == pytest.approx(probability, abs=1e-5)
-
-
-def test_lists_of_pictures_and_arrays_are_read_as_predict_reads_them(drawings, expected, tmp_path):
-    file = cnnzoo.load_exported(cnnzoo.export("lenet_tiny", tmp_path / "made.onnx"))
-    bag = garments()["Bag"]
-    palette = bag.convert("RGB").quantize(16)
-    labels, _ = file([np.asarray(bag), palette, torch.from_numpy(drawings[0])])
-    assert labels == ["Bag", "Bag", expected[0][0]]
-    with pytest.raises(InputError, match="cannot be made one array"):
-        file([drawings[0], drawings[0][:20]])
-    with pytest.raises(InputError, match="An array of type float32"):
-        file(torch.rand(2, 1, 28, 28, requires_grad=True))
-
-
-def test_small_types_of_models_of_other_classes_are_not_checked_on_garments(tmp_path, monkeypatch):
-    garment = load_split_of(monkeypatch)
-    two = timm.create_model("lenet_tiny", pretrained=True, num_classes=2)
-    with pytest.raises(InputError, match="has 10 classes, but the model has 2"):
-        cnnzoo.export(two, tmp_path / "two.onnx", quantize="int8")
-    assert not list(tmp_path.iterdir()) and garment == ["test"]
-    with pytest.raises(CnnzooError, match="ONNX Runtime cannot run such files"):
-        cnnzoo.export("lenet_tiny", tmp_path / "made.onnx", dtype="bf16")
-
-
-def load_split_of(monkeypatch) -> list[str]:
-    """Puts drawings in the place of Fashion-MNIST; the splits that are read are noted."""
-    read = []
-
-    def split(dataset, part, **_):
-        read.append(part)
-        images = torch.from_numpy(np.stack([np.asarray(image) for image in garments().values()]))[:, None]
-        return data.Split(images, torch.arange(10), FASHION_MNIST)
-
-    monkeypatch.setattr(data, "load_split", split)
-    return read
-
-
-def test_a_pruned_model_is_refused_with_what_to_do(tmp_path):
-    model = cnnzoo.create_model("lenet_tiny", pretrained=True)
-    prune.l1_unstructured(model.stem[0].conv, "weight", 0.5)
-    with pytest.raises(InputError, match="prune.remove"):
-        cnnzoo.export(model, tmp_path / "made.pt2")
 
 
 def test_a_path_that_is_a_folder_is_named(tmp_path):

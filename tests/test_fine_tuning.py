@@ -128,3 +128,15 @@ def test_weights_for_96_pixels_are_fine_tuned_at_96_pixels():
     assert chosen.image_size == 96
     assert _parts.as_pretrained(Recipe(model="nin_tiny", pretrained=True)) == Recipe(model="nin_tiny", pretrained=True)
     assert _parts.as_pretrained(Recipe(model="mobilenet_d2l")).image_size == 0
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("fit", "holdout")])
+def test_a_picture_that_is_added_moves_no_other_to_the_images_that_are_measured_on(tmp_path, parts):
+    for i in range(101):
+        place = tmp_path / ("cat", "dog")[i % 2]
+        place.mkdir(exist_ok=True)
+        Image.new("L", (28, 28), i).save(place / f"{i}.png")
+    former = [split.images.flatten(1)[:, 0].tolist() for split in data.load_splits("folder", parts, data_dir=tmp_path)]
+    Image.new("L", (28, 28), 200).save(tmp_path / "cat" / "another.png")
+    _, judge = data.load_splits("folder", parts, data_dir=tmp_path)
+    assert not set(judge.images.flatten(1)[:, 0].tolist()) & set(former[0])

@@ -396,12 +396,3 @@ def test_ask_finds_pictures_and_reads_model_as_train_does(tmp_path, monkeypatch)
     assert (chosen[1].model, chosen[1].dataset, chosen[1].start_size) == (model, "folder", 0)  # of a model of one size
     result = CliRunner().invoke(main, ["ask", "nosuchmodel", *rest])
     assert result.exit_code == 1 and "Unknown model 'nosuchmodel'" in result.output and len(chosen) == 2
-
-
-@pytest.mark.parametrize("parts", [("train", "test"), ("fit", "holdout")])
-def test_a_picture_that_is_added_moves_no_other_to_the_images_that_are_measured_on(tmp_path, parts):
-    fill(tmp_path, dict(cat=50, dog=50))
-    former = [split.images.flatten(1)[:, 0].tolist() for split in load_splits("folder", parts, data_dir=tmp_path)]
-    gray(tmp_path / "cat" / "another.png", 200)
-    _, judge = load_splits("folder", parts, data_dir=tmp_path)
-    assert not set(judge.images.flatten(1)[:, 0].tolist()) & set(former[0])

@@ -22,8 +22,9 @@ def images(tiny_split):
 
 
 @pytest.fixture
-def folder(recipe, tmp_path, miniature):
+def folder(recipe, tmp_path, miniature, monkeypatch):
     """A checkpoint folder of the miniature data set, as `hub.build` leaves it."""
+    monkeypatch.setattr(evaluate, "fit_temperature", lambda logits, labels: 1.75)  # a few answers may give none
     run_recipe(recipe, tmp_path / "run", miniature)
     run_recipe(recipe, tmp_path / "holdout", miniature, holdout=True)
     return hub.build(tmp_path / "run", tmp_path / "built", holdout_run=tmp_path / "holdout")

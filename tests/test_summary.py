@@ -388,29 +388,3 @@ def test_modules_that_cannot_be_watched_are_refused_with_a_way_out():
 def test_a_depth_below_one_is_refused(depth):
     with pytest.raises(InputError, match=rf"depth={depth} was given; 1 or more.*depth=1"):
         summarize(nn.ReLU(), GRAY, depth=depth)
-
-
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_recurrent_layers_cost_what_their_matrix_products_cost(kind):
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.read = getattr(nn, kind)(28, 16, batch_first=True)
-
-        def forward(self, x):
-            return self.read(x.squeeze(1))[0][:, -1]
-
-    gates = dict(LSTM=4, GRU=3)[kind]
-    assert count(Reader(), (1, 28, 28)).macs == 28 * gates * 16 * (28 + 16)
-
-
-def test_a_matrix_times_a_vector_is_counted():
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(10, 784))
-
-        def forward(self, x):
-            return (self.w @ x.flatten())[None]
-
-    assert count(Flat(), (1, 28, 28)).macs == 7840

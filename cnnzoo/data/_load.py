@@ -81,8 +81,7 @@ def load_splits(
             - `hfds/ORG/NAME`: a data set of the Hugging Face Hub, through timm's reader and the package datasets.
         splits: `"train"` (all training images), `"test"`, or for making choices `"fit"` and `"holdout"`: the training images
             without the last 10 % (at most 5,000), and those. Where the training images come by class or from `folder` or
-            `hfds`, they are first put into an order, always the same, that spreads each class evenly. Of a class with fewer
-            than ten images the holdout may have none.
+            `hfds`, they are first put into a fixed order that spreads each class evenly; the holdout may lack small classes.
         data_dir: Folder of the data, as torchvision lays it out (`FashionMNIST/raw`); `default_data_dir()` if None. For
             `folder` the pictures' own, which has to be named, here or by `CNNZOO_DATA_DIR`; for `hfds` the Hub's own cache.
         download: Fetch what is missing, or unpack it; nothing is fetched otherwise.

@@ -74,12 +74,9 @@ def export(
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
         facts = dict(_facts(network), **how)
         split = calibration = None
-        where = dict(data_dir=data_dir, skip_broken=skip_broken)
         if dtype == "bf16" or quantize:
-            usual = facts["dataset"] or "fashion_mnist"
-            split = _images(pipeline, data.dataset_in(data_dir, usual) if data_dir else usual, "test", where)
-        if split and verify:
-            split = evaluate.as_trained(getattr(network, "_orig_mod", network), split)  # which refuses other classes
+            where = dict(data_dir=data_dir, skip_broken=skip_broken)
+            split = _checked_on(pipeline, network, facts["dataset"] or "fashion_mnist", where, verify)
         if quantize:
             calibration = _images(pipeline, split.info.name, "train", where, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
@@ -89,6 +86,17 @@ def export(
             compare(made, network, preprocess, split, quantize or dtype, Path(scratch))
         temporary.write_bytes(made.read_bytes())
     return path
+
+
+def _checked_on(pipeline: Pipeline, network: nn.Module, usual: str, where: dict[str, Any], verify: bool) -> data.Split:
+    """The test images that the accuracy is checked on, with the model's class indices where it is.
+
+    Raises:
+        InputError: They are of other classes than the model's.
+    """
+    dataset = data.dataset_in(where["data_dir"], usual) if where["data_dir"] else usual
+    split = _images(pipeline, dataset, "test", where)
+    return evaluate.as_trained(getattr(network, "_orig_mod", network), split) if verify else split
 
 
 def _images(pipeline: Pipeline, dataset: str, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:

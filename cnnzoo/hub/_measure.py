@@ -80,8 +80,8 @@ def _measure(
     noted = {} if holdout_run is None else noted_on_holdout(user_path(holdout_run), recipe, metrics, model)
     if noted and "temperature" not in noted:
         raise CheckpointError(
-            f"{holdout_run} has no temperature, since its answers to the holdout are all right, or all wrong. Hold out more "
-            "images, of more data."
+            f"{holdout_run} has no temperature: its holdout gives none, as where all answers are right or all are guessed. "
+            "Hold out more images, of more data."
         )
     if noted:  # the error that was measured is that of another temperature, if of any
         metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
