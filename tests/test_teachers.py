@@ -189,3 +189,14 @@ def test_an_unknown_teacher_is_refused(recipe, tmp_path, miniature):
     with pytest.raises(UnknownNameError, match="resnet_tiny"):
         run(override(recipe, teacher="resnet_tinny"), tmp_path / "run", miniature)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_answers_than_it_began_with(recipe, tmp_path, miniature):
+    folder = tmp_path / "answers"
+    train.ask(override(recipe, teacher="resnet_tiny"), folder, epochs=1, data_dir=miniature[0])
+    kept = override(recipe, answers=str(folder), epochs=1)
+    run(kept, tmp_path / "run", miniature)
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had been stopped
+    train.ask(override(recipe, teacher="lenet_tiny"), folder, epochs=1, data_dir=miniature[0])
+    with pytest.raises(CheckpointError, match="holds other answers than when the run"):
+        run(kept, tmp_path / "run", miniature, resume=True)
