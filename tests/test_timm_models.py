@@ -74,6 +74,18 @@ def test_a_run_of_timms_model_is_fine_tuned_and_teaches(tmp_path, miniature):
     assert run(student, tmp_path / "student", miniature)["teachers"] == [NAME]
 
 
+def test_freezing_keeps_the_batch_norms_that_a_model_has_in_its_head_before_the_classifier(tmp_path, miniature):
+    recipe = override(RECIPE, model="timm:efficientvit_b0", epochs=1, warmup_epochs=0.0, ema_decay=0.0)
+    run(recipe, tmp_path / "first", miniature)
+    run(override(recipe, model=str(tmp_path / "first"), pretrained=True, freeze=True), tmp_path / "again", miniature)
+    old, new = (cnnzoo.create_model(tmp_path / name, pretrained=True).state_dict() for name in ("first", "again"))
+    assert "head.in_conv.norm.running_mean" in old
+    assert {name for name in old if not torch.equal(old[name], new[name])} == {
+        "head.classifier.4.weight",
+        "head.classifier.4.bias",
+    }
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
