@@ -159,15 +159,6 @@ def verify(path: Path, expected: str) -> None:
         )
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Loads a safetensors file into a model; it goes through `read_weights`, so it is exactly the model's.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, of another model, or holds numbers that no model can have.
-    """
-    model.load_state_dict(read_weights(path, model), strict=True)
-
-
 def read_weights(source: str | Path | bytes, model: nn.Module, where: str = "") -> dict[str, Tensor]:
     """The tensors of a safetensors file, once they have passed `check_weights`. All weights of files come in by this gate.
 

@@ -82,14 +82,11 @@ def _plot(points: Points, width: float | None = None) -> np.ndarray:
 
 
 def _blur(field: np.ndarray, radius: float) -> np.ndarray:
-    # In NumPy: Pillow blurs 8-bit images only, and eight bits show as steps in soft shading.
+    # Not by Pillow, which blurs 8-bit images only: eight bits show as steps in soft shading.
+    from scipy import ndimage
+
     sigma = radius * FINE
-    reach = int(3 * sigma) + 1
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        field = np.apply_along_axis(np.convolve, axis, field, kernel, mode="same")
-    return field
+    return ndimage.gaussian_filter(field.astype(float), sigma, mode="constant", radius=int(3 * sigma) + 1)
 
 
 def _both(half: Points) -> list[tuple[float, float]]:

@@ -28,7 +28,7 @@ class Metrics:
         loss: Mean cross-entropy, in nats.
         ece: Expected calibration error over 15 equal bins of confidence, in percent (arXiv:1706.04599).
         per_class: Percent right among the images of each class; None for a class without images.
-        confusion: `confusion[i][j]` images of class i were called j.
+        confusion: `confusion[i][j]` images of class i were classified as class j.
     """
 
     count: int
@@ -51,20 +51,27 @@ def predict_logits(
 
     Args:
         model: Runs in evaluation mode, on the device it is on and in its number format; it is not changed.
-        split: Any split of images that the model was made for.
+        split: Any split of images that the model was made for. They are normalised with the split's mean and std; see
+            `as_trained` for those of a model's weights.
         tta: Average the log-probabilities of each image and its mirror image.
         batch_size: Images per forward pass.
-        image_size: Height and width to scale images to; their own if None.
+        image_size: Height and width to scale images to. If None, the size that the model's checkpoint or head is for; for
+            a model that does not say one, the images' own.
 
     Returns:
         `(N, num_classes)` on the CPU.
 
     Raises:
-        InputError: The split is empty, or the model gives no logits.
+        InputError: The split is empty, `batch_size` is below 1, or the model gives no logits.
         CheckpointError: The outputs are not finite.
     """
     if len(split) == 0:
         raise InputError("An empty split was given; at least one image is needed. Check the slice that made it.")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} was given; 1 or more is allowed. Leave it out for {BATCH}.")
+    cfg = getattr(unwrapped(model), "pretrained_cfg", None) or {}
+    if image_size is None and cfg.get("input_size"):
+        image_size = tuple(cfg["input_size"][1:])
     keep_memory()
     form = inference_form(model, len(split))
     outputs = []
@@ -136,9 +143,10 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
 def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: int = BATCH) -> Metrics:
     """Accuracy, loss, calibration and confusion of a model on a split.
 
-    A model whose checkpoint, or whose head, is for images of another size gets them scaled to it. Class names that a model
-    has and those of the split have to be the same, but for their order and spelling; rows of the result are in the model's
-    order.
+    A model whose checkpoint, or whose head, is for images of another size gets them scaled to it. A model with `labels` gets
+    the images as its weights know them: normalised with its checkpoint's mean and std. Its class names and those of the
+    split have to be the same, but for their order and spelling; rows of the result are in the model's order. For other
+    models, such as one that was trained since it was loaded, the split's mean, std and order of classes are used.
 
     Args:
         model, split, tta, batch_size: See `predict_logits`.
@@ -150,13 +158,11 @@ def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: i
         InputError: The split is empty, its classes are not the model's, or the model gives no logits.
         CheckpointError: The outputs are not finite.
     """
-    inner = unwrapped(model)
-    cfg = getattr(inner, "pretrained_cfg", None) or {}
-    if hasattr(inner, "labels"):
-        split = matched(split, inner.labels, class_count(inner))
-    size = tuple(cfg["input_size"][1:]) if cfg.get("input_size") else None
-    logits = predict_logits(model, split, tta=tta, batch_size=batch_size, image_size=size)
-    return measure(logits, split.labels)
+    labels = tuple(getattr(unwrapped(model), "labels", None) or ())
+    if labels:
+        split = as_trained(model, split)
+    logits = predict_logits(model, split, tta=tta, batch_size=batch_size)
+    return measure(logits, matched(split, labels, logits.shape[1]).labels)
 
 
 def as_trained(model: nn.Module, split: Split) -> Split:

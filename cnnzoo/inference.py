@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from .data import PHOTO, create_transform, in_format, open_image, photo_steps, to_mode
+from .data import PHOTO, create_transform, images_of, in_format, open_image, photo_steps, to_mode
 from .datasets import FASHION_MNIST
 from .errors import CheckpointError, InputError, shown_path, unknown
 from .folding import fold, rebound
@@ -243,11 +243,12 @@ def check_photo_model(model: nn.Module, photo_model: nn.Module | None) -> None:
     """Sees that a second model can answer in the place of the first, for photos; None always can.
 
     Raises:
-        InputError: It has other classes or channels.
+        InputError: It has other classes or channels, or is no model of timm or of the zoo.
     """
     if photo_model is None:
         return
-    if (class_labels(photo_model), photo_model.in_chans) != (class_labels(model), model.in_chans):
+    kinds = [(class_labels(m), images_of(unwrapped(m))["input_size"][0]) for m in (model, photo_model)]
+    if kinds[0] != kinds[1]:
         raise InputError(
             "The model and its photo_model have different classes or channels. Pass two models of the same data set."
         )
@@ -331,13 +332,13 @@ def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
 
     Raises:
         UnknownNameError: `photo` is none of these.
-        InputError: It is no model, has no weights, or takes other channels. On call: it is no image that can be read; of a
-            file the message says which.
+        InputError: It is no model of timm or of the zoo, has no weights, or takes other channels. On call: it is no image
+            that can be read; of a file the message says which.
     """
     if photo not in PHOTO:
         raise unknown("way with photos", str(photo), PHOTO)
     inner = unwrapped(runnable(model))
-    transform, channels = create_transform(inner), getattr(inner, "in_chans", 1)
+    transform, channels = create_transform(inner), images_of(inner)["input_size"][0]
     # Only weights that know Fashion-MNIST's format profit from pictures in it.
     prepared = photo != "never" and class_labels(inner) == FASHION_MNIST.labels
 
@@ -354,3 +355,29 @@ def reader(model: nn.Module, photo: str = "auto") -> Callable[[Any], Input]:
             raise InputError(f"{shown_path(image)}: {e}") from e
 
     return read
+
+
+def answering(model: nn.Module, photo_model: nn.Module | None, images: int) -> Callable[[Sequence[Input]], Tensor]:
+    """What gives logits at the model's temperature, `(B, K)` on the CPU, for B inputs of its `reader`.
+
+    Args:
+        model: A classifier.
+        photo_model: What answers for those that are treated as photos; `model` itself if None.
+        images: How many it is made for, see `inference_form`.
+
+    Raises:
+        InputError: A model is no classifier or has no weights, or the two do not fit together.
+        CheckpointError: A temperature is no positive number.
+    """
+    classes = class_count(model)
+    check_photo_model(model, photo_model)
+    forms = {kind: (inference_form(m, images), temperature(m)) for kind, m in ((False, model), (True, photo_model or model))}
+
+    def logits(inputs: Sequence[Input]) -> Tensor:
+        rows = torch.zeros(len(inputs), classes)
+        for kind, (form, divisor) in forms.items():
+            if chosen := [i for i, one in enumerate(inputs) if one.photo == kind]:
+                rows[chosen] = form(torch.stack([inputs[i].pixels for i in chosen])).cpu() / divisor
+        return rows
+
+    return logits

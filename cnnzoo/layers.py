@@ -7,7 +7,7 @@ from itertools import count, pairwise
 from timm.layers import BatchNormAct2d, ConvNormAct, DropPath, SelectAdaptivePool2d, calculate_drop_path_rates
 from torch import Tensor, nn
 
-from .errors import CnnzooError
+from .errors import CnnzooError, unknown
 
 _ACTS = dict(relu=partial(nn.ReLU, inplace=True), sigmoid=nn.Sigmoid)
 
@@ -188,7 +188,12 @@ def init_weights(module: nn.Module, scheme: str) -> None:
         scheme: `"kaiming"`: normal, scaled by the fan-out, biases zero (He et al., 2015, arXiv:1502.01852); a block with
             a method `zero_init_last` starts as its shortcut (Goyal et al., 2017, arXiv:1706.02677).
             `"xavier"`: uniform, torch's own biases, as the textbook does it (Glorot and Bengio, 2010).
+
+    Raises:
+        UnknownNameError: There is no such scheme.
     """
+    if scheme not in ("kaiming", "xavier"):
+        raise unknown("weight_init", str(scheme), ("kaiming", "xavier"))
     for m in module.modules():
         if not isinstance(m, (nn.Conv2d, nn.Linear)):
             continue
@@ -232,7 +237,7 @@ class ResNeXtBlock(nn.Module):
     Args:
         in_chs, out_chs: Channels in and out.
         stride: Of the 3x3 convolution and the shortcut.
-        group_width: Channels per group; the number of groups is `out_chs` divided by it.
+        group_width: Channels per group, which has to divide `out_chs`.
         bias: Give the convolutions a bias, as the textbook does.
         drop_path: Probability of dropping the block in training.
     """
@@ -249,6 +254,11 @@ class ResNeXtBlock(nn.Module):
         **dd,
     ) -> None:
         super().__init__()
+        if out_chs % group_width:
+            raise CnnzooError(
+                f"group_width={group_width} was given for {out_chs} channels, which it has to divide. Pass group_width=16, "
+                "for example."
+            )
         self.conv1 = ConvNormAct(in_chs, out_chs, 1, bias=bias, **dd)
         self.conv2 = ConvNormAct(out_chs, out_chs, 3, stride, groups=out_chs // group_width, bias=bias, **dd)
         self.conv3 = ConvNormAct(out_chs, out_chs, 1, bias=bias, apply_act=False, **dd)

@@ -1,17 +1,20 @@
 """How good a model is on a folder of photos, through the same steps that `predict` takes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .data import labelled_files, tell_broken
 from .errors import InputError
 from .evaluate import Metrics, class_places, measure
-from .inference import check_photo_model, class_labels, inference_form, reader, temperature
+from .inference import Input, answering, class_labels, reader
 from .progress import progress
+
+_CHUNK = 256  # images that are held as tensors at a time
 
 
 @dataclass(frozen=True)
@@ -53,32 +56,31 @@ def evaluate_photos(
             can be.
         InputError: A class is none of the model's, or two are the same one; or `photo_model` has other classes or channels.
     """
-    labels = class_labels(model)
-    check_photo_model(model, photo_model)
     files = labelled_files(data_dir)
     names = sorted({name for _, name in files})
-    places = dict(zip(names, class_places(names, labels, str(data_dir)), strict=True))
-    read, forms = reader(model, photo), {False: _scaled(model, len(files))}
-    forms[True] = forms[False] if photo_model is None else _scaled(photo_model, len(files))
-    inputs, classes, reasons = [], [], {}
-    for path, name in progress(files, "reading photos"):
-        try:
-            inputs.append(read(path))
+    places = dict(zip(names, class_places(names, class_labels(model), str(data_dir)), strict=True))
+    read, logits_of = reader(model, photo), answering(model, photo_model, len(files))
+    outputs, classes, doubtful, reasons = [], [], [], {}
+
+    def inputs() -> Iterator[Input]:
+        for path, name in progress(files, "reading photos"):
+            try:
+                one = replace(read(path), steps={})  # pictures are large
+            except InputError as e:
+                reasons[str(path)] = str(e)
+                continue
             classes.append(places[name])
-        except InputError as e:
-            reasons[str(path)] = str(e)
-    tell_broken(reasons, len(files), str(data_dir), skip_broken and bool(inputs))
-    logits = torch.cat([forms[i.photo](i.pixels[None]) for i in inputs])  # (N, K)
-    truth = torch.tensor(classes)
-    right, warned = logits.argmax(1) == truth, torch.tensor([bool(i.warnings) for i in inputs])
+            doubtful.append(bool(one.warnings))
+            yield one
+
+    readable = inputs()
+    while chunk := list(islice(readable, _CHUNK)):
+        outputs.append(logits_of(chunk))
+    tell_broken(reasons, len(files), str(data_dir), skip_broken and bool(outputs))
+    logits, truth, warned = torch.cat(outputs), torch.tensor(classes), torch.tensor(doubtful)  # (N, K), (N,), (N,)
+    right = logits.argmax(1) == truth
 
     def share(chosen: torch.Tensor) -> float | None:
         return round(100 * right[chosen].float().mean().item(), 2) if chosen.any() else None
 
     return PhotoMetrics(measure(logits, truth), int(warned.sum()), share(warned), share(~warned))
-
-
-def _scaled(model: nn.Module, images: int) -> Callable[[Tensor], Tensor]:
-    """What gives a model's logits at its temperature, on the CPU; made for so many `images`."""
-    form, divisor = inference_form(model, images), temperature(model)
-    return lambda pixels: form(pixels).cpu() / divisor

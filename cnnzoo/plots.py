@@ -238,7 +238,7 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
     """The images that a model got wrong with the highest probability, with its answer and the label.
 
     Args:
-        logits: `(N, K)`, of `evaluate.predict_logits` on `split`.
+        logits: `(N, K)`, of `evaluate.predict_logits` on `split`, which has the model's classes in the model's order.
         split: The images.
         count: How many to show.
         title: Above the picture.

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import InputError
-from .inference import Input, check_photo_model, class_count, class_labels, inference_form, reader, temperature
+from .inference import Input, answering, class_labels, reader
 from .progress import progress
 from .registry import create_model, photo_weights
 
@@ -45,7 +44,8 @@ def predict(
         model: A classifier, or what `create_model` takes for one. Pass a model instead of a name when you predict more than
             once: a name is loaded at each call. The model is not changed, and several threads may use it at once. Labels are
             those that the weights were trained on (see `models` and its `labels`), or else class indices as text.
-        images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them.
+        images: A path, PIL image, array or tensor (see `data.open_image`), or a list of them, or an array or tensor of
+            several images, `(B, C, H, W)` or `(B, H, W, C)`.
         topk: Answers per image.
         photo: What to do with images that are not 28x28 on black, see `inference.reader`: `"auto"`, `"makers"` or
             `"never"`. Only models with Fashion-MNIST's classes treat them as photos of garments.
@@ -53,7 +53,7 @@ def predict(
             without tag has its weights for photos here, if they were measured to be better: see `registry.photo_weights`.
 
     Returns:
-        For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for a list, a list of
+        For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for several, a list of
         those.
 
     Raises:
@@ -66,25 +66,19 @@ def predict(
         name, model = model, create_model(model, pretrained=True)
         if photo_model is None and (special := photo_weights(name)):
             photo_model = create_model(special, pretrained=True)
-    many = isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray, memoryview))
+    several = isinstance(images, Sequence) and not isinstance(images, (str, bytes, bytearray, memoryview))
+    many = several or getattr(images, "ndim", 0) == 4
     batch = list(images) if many else [images]
     if not batch:
         raise InputError("An empty list of images was given. Pass at least one image.")
-    forms = {False: _probabilities(model, len(batch))}
-    forms[True] = forms[False] if photo_model is None else _probabilities(photo_model, len(batch))
+    read, logits_of = reader(model, photo), answering(model, photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
-    check_photo_model(model, photo_model)
-    read = reader(model, photo)
     answers: list[Answer] = []
     for start in progress(range(0, len(batch), _CHUNK), "predicting", unit="batch"):
         chunk = range(start, min(start + _CHUNK, len(batch)))
         inputs = [replace(_read(batch, i, read), steps={}) for i in chunk]  # pictures are large
-        rows = torch.zeros(len(inputs), len(labels))  # (B, K)
-        for kind, probabilities in forms.items():
-            if chosen := [i for i, one in enumerate(inputs) if one.photo == kind]:
-                rows[chosen] = probabilities([inputs[i] for i in chosen])
-        values, classes = rows.topk(topk)  # (B, topk) each
+        values, classes = logits_of(inputs).softmax(1).topk(topk)  # (B, K) -> (B, topk) each
         for one, row_values, row_classes in zip(inputs, values.tolist(), classes.tolist(), strict=True):
             pairs = [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]
             answers.append(Answer(pairs, one.photo, one.warnings))
@@ -99,14 +93,6 @@ def _read(images: Sequence[Any], i: int, read: Callable[[Any], Input]) -> Input:
         if len(images) == 1 or isinstance(images[i], (str, os.PathLike)):  # whose path the message has already
             raise
         raise InputError(f"Image {i + 1} of {len(images)}: {e}") from e
-
-
-def _probabilities(model: nn.Module, images: int) -> Callable[[list[Input]], Tensor]:
-    """What maps `B` inputs to their classes' probabilities `(B, K)`, on the CPU; made for so many `images`."""
-    form = inference_form(model, images)
-    class_count(model)  # which refuses what is no classifier
-    divisor = temperature(model)
-    return lambda inputs: (form(torch.stack([i.pixels for i in inputs])) / divisor).softmax(1).cpu()
 
 
 def _checked_count(topk: Any, classes: int) -> int:

@@ -297,8 +297,15 @@ def conv_cost(height: int, width: int, kernel_size: Pair, in_channels: int, out_
         height, width: Of the *output*; that of the input too where padding keeps the size.
         kernel_size: Height and width of the kernel.
         in_channels, out_channels: Channels in and out.
+
+    Raises:
+        InputError: One of them is no whole number from 1 up.
     """
     kh, kw = _pair("kernel_size", kernel_size)
+    counts = dict(height=height, width=width, in_channels=in_channels, out_channels=out_channels)
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}={value!r} was given; a whole number from 1 up is allowed. Pass {name}=1, for example.")
     return 2 * height * width * kh * kw * in_channels * out_channels
 
 
@@ -320,20 +327,21 @@ def learn_kernel(X: Tensor, Y: Tensor, kernel_size: Pair, steps: int = 10, lr: f
     if not X.is_floating_point():
         raise InputError(f"X of type {X.dtype} was given; gradients need real numbers. Pass X.float().")
     K = torch.zeros(_pair("kernel_size", kernel_size), dtype=X.dtype, device=X.device, requires_grad=True)
+    shape = corr2d(X, K).shape
+    if shape != Y.shape:
+        raise InputError(
+            f"Y of shape {tuple(Y.shape)} was given, X and the kernel give {tuple(shape)}. "
+            f"Pass Y of that shape, or another kernel_size than {kernel_size}."
+        )
     for _ in range(steps):
         Y_hat = corr2d(X, K)
-        if Y_hat.shape != Y.shape:
-            raise InputError(
-                f"Y of shape {tuple(Y.shape)} was given, X and the kernel give {tuple(Y_hat.shape)}. "
-                f"Pass Y of that shape, or another kernel_size than {kernel_size}."
-            )
         (gradient,) = torch.autograd.grad(((Y_hat - Y) ** 2).sum(), K)
         K = (K - lr * gradient).detach().requires_grad_()
     return K.detach()
 
 
 def _pair(name: str, value: Pair) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     least = 0 if name == "padding" else 1
     if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
         raise InputError(

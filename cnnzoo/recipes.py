@@ -157,9 +157,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for field, kind in typing.get_type_hints(Recipe).items():
             object.__setattr__(self, field, _checked(field, getattr(self, field), kind))
-        for field, allowed in dict(sched=("cosine", "onecycle", "constant"), amp=("bf16", "no")).items():
+        for field, allowed in _CHOICES.items():
             if getattr(self, field) not in allowed:
-                raise unknown(f"value of {field}", getattr(self, field), allowed)
+                raise unknown(f"value of {field}", str(getattr(self, field)), map(str, allowed))
         for field, low, high in _RANGES:
             if not low <= getattr(self, field) <= high:
                 raise CnnzooError(
@@ -184,6 +184,11 @@ class Recipe:
                     f"{field}={getattr(self, field)} was given without pretrained; it {what}. Set pretrained=True "
                     f"(--pretrained), or leave {field} out."
                 )
+        if self.answers and (self.teacher or self.dual):
+            raise CnnzooError(
+                f"answers={self.answers!r} was given together with {'teacher' if self.teacher else 'dual'}; only one is "
+                "allowed. Leave one of them out."
+            )
         if self.dual and not (self.cutout or self.erase):
             raise CnnzooError(
                 f"dual={self.dual} was given without cutout and erase, by which the two views differ. Set cutout=8 "
@@ -191,9 +196,10 @@ class Recipe:
             )
 
 
+_CHOICES = dict(sched=("cosine", "onecycle", "constant"), amp=("bf16", "no"), in_chans=(0, 1, 3))
 _MANY = 1_000_000
 _RANGES = (
-    ("in_chans", 0, 3), ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1),
+    ("epochs", 1, _MANY), ("batch_size", 1, _MANY), ("lr", 0, 1_000), ("momentum", 0, 1),
     ("weight_decay", 0, 10),
     ("warmup_epochs", 0, _MANY), ("label_smoothing", 0, 1), ("ema_decay", 0, 1), ("shift", 0, 1_000),
     ("cutout", 0, 1_000), ("start_size", 0, 1_000), ("size_step", 0, 1_000), ("grown_at", 0.01, 1),
@@ -210,11 +216,12 @@ def _checked(field: str, value: Any, kind: type) -> Any:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise CnnzooError(
-            f"{field}={value!r} was given; a {kind.__name__} is needed. For example, write {field}={_EXAMPLES[kind]}."
+            f"{field}={value!r} was given; {_KINDS[kind]} is needed. For example, write {field}={_EXAMPLES[kind]}."
         )
     return value
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _EXAMPLES = {int: "10", float: "0.1", bool: "true", str: "'cosine'"}
 
 

@@ -27,13 +27,18 @@ CAPABILITIES = (
 
 
 def list_models(
-    pattern: str | Sequence[str] = "*", *, pretrained: bool = False, supports: str | Sequence[str] = ()
+    filter: str | Sequence[str] = "*",
+    *,
+    pretrained: bool = False,
+    exclude_filters: str | Sequence[str] = (),
+    supports: str | Sequence[str] = (),
 ) -> list[str]:
-    """The names of the zoo's models, sorted.
+    """The names of the zoo's models, sorted; arguments that timm's `list_models` has too mean the same.
 
     Args:
-        pattern: A wildcard such as `"resnext*"`, or several; an empty text means all, as in timm.
-        pretrained: Only models that have weights, by the names `<arch>.<tag>` of these, as timm does.
+        filter: A wildcard such as `"resnext*"`, or several; an empty text means all.
+        pretrained: Only models that have weights, by the names `<arch>.<tag>` of these.
+        exclude_filters: Wildcards for models to leave out.
         supports: A capability (see `CAPABILITIES`), or several: only models that have them all.
 
     Returns:
@@ -41,43 +46,52 @@ def list_models(
 
     Raises:
         UnknownNameError: There is no such capability.
-        CnnzooError: The pattern is no text.
+        CnnzooError: A wildcard is no text.
     """
-    patterns = [pattern or "*"] if isinstance(pattern, str) else pattern
-    if not isinstance(patterns, (list, tuple, set)) or not all(isinstance(p, str) for p in patterns):
-        raise CnnzooError(
-            f"The pattern {pattern!r} was given; allowed is a text or a list of texts. For example, write 'resnext*'."
-        )
+    chosen, left_out = _wildcards("*" if filter == "" else filter), _wildcards(exclude_filters)
     wanted = {supports} if isinstance(supports, str) else set(supports)
     for capability in wanted - set(CAPABILITIES):
         raise unknown("capability", capability, CAPABILITIES)
     names = checkpoints.names() if pretrained else sorted(models.entrypoints())
-    # A pattern without a tag means the checkpoints of a model by all their tags.
-    found = [name for name in names if any(fnmatch.fnmatch(n, p) for n in (name, name.split(".")[0]) for p in patterns)]
+    found = [name for name in names if _matches(name, chosen) and not _matches(name, left_out)]
     return [name for name in found if not wanted or wanted <= set(_supports(create_model(name, device="meta")) or ())]
 
 
-def list_pretrained(pattern: str | Sequence[str] = "*") -> list[str]:
+def _wildcards(given: str | Sequence[str]) -> list[str]:
+    wildcards = [given] if isinstance(given, str) else given
+    if not isinstance(wildcards, (list, tuple, set)) or not all(isinstance(w, str) for w in wildcards):
+        raise CnnzooError(
+            f"The wildcard {given!r} was given; allowed is a text or a list of texts. For example, write 'resnext*'."
+        )
+    return list(wildcards)
+
+
+def _matches(name: str, wildcards: list[str]) -> bool:
+    """Whether one fits; a wildcard without a tag means the checkpoints of a model by all their tags."""
+    return any(fnmatch.fnmatch(n, w) for n in (name, name.split(".")[0]) for w in wildcards)
+
+
+def list_pretrained(filter: str | Sequence[str] = "*") -> list[str]:
     """The names of the zoo's checkpoints, sorted.
 
     Args:
-        pattern: A wildcard such as `"resnext*"`, or several. It may leave out the tag: `"resnext_small"` finds all
+        filter: A wildcard such as `"resnext*"`, or several. It may leave out the tag: `"resnext_small"` finds all
             checkpoints of that model.
 
     Returns:
         Names `<arch>.<tag>`; an empty list if none matches.
 
     Raises:
-        CnnzooError: The pattern is no text.
+        CnnzooError: The wildcard is no text.
     """
-    return list_models(pattern, pretrained=True)
+    return list_models(filter, pretrained=True)
 
 
-def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def create_model(model_name: str | os.PathLike, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Builds a model, as `timm.create_model` does, which takes names of the zoo too after `import cnnzoo`.
 
     Args:
-        name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"`,
+        model_name: `"resnext_small"`, or with a checkpoint's tag `"resnext_small.fashion_mnist"`; also `"hf-hub:org/name"`,
             `"local-dir:folder"`, or simply the path of a run folder or a checkpoint folder (see `resolve`). Weights never
             come from a pickle. A run's model has the classes, channels, image size and labels of its data. `"timm:name"` is
             a model of timm's own without weights, for images as Fashion-MNIST's unless told otherwise.
@@ -96,7 +110,7 @@ def create_model(name: str | os.PathLike, pretrained: bool = False, **kwargs: An
         HubError: The Hub cannot be reached, or has no such repository.
         TypeError: A keyword is unknown.
     """
-    source = resolve(name)
+    source = resolve(model_name)
     if source.kind == "run":
         return _from_run(read_run(source.name), pretrained, **kwargs)
     if source.kind == "timm":
@@ -321,11 +335,11 @@ def _supports(model: nn.Module) -> list[str] | None:
     return sorted(set(CAPABILITIES) - lacks)
 
 
-def results(pattern: str | Sequence[str] = "*") -> list[dict[str, Any]]:
+def results(filter: str | Sequence[str] = "*") -> list[dict[str, Any]]:
     """The zoo's checkpoints and what was measured of them, as data: what README's table and `cnnzoo list --pretrained` show.
 
     Args:
-        pattern: A wildcard for names of checkpoints, such as `"resnext*"`, or several.
+        filter: A wildcard for names of checkpoints, such as `"resnext*"`, or several.
 
     Returns:
         A dictionary that JSON can hold for each, by size. Percents are of the test set. `top1`, `top1_tta` (averaged over
@@ -338,9 +352,9 @@ def results(pattern: str | Sequence[str] = "*") -> list[dict[str, Any]]:
         was not measured is None.
 
     Raises:
-        CnnzooError: The pattern is no text.
+        CnnzooError: The wildcard is no text.
     """
-    return sorted((_result(name) for name in list_pretrained(pattern)), key=lambda r: (r["params"], r["checkpoint"]))
+    return sorted((_result(name) for name in list_pretrained(filter)), key=lambda r: (r["params"], r["checkpoint"]))
 
 
 def _result(name: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .checkpoints import read_weights
+from .errors import CheckpointError
 from .files import atomic
 
 LARGE = 500_000  # parameters; models up to this size are stored as they are
@@ -50,6 +52,24 @@ def _halved(tensor: Tensor) -> Tensor:
 def is_stored(state: Mapping[str, Tensor], model: nn.Module) -> bool:
     """Whether weights are in the number formats in which they are stored; see `stored`."""
     return all(tensor.dtype == state[name].dtype for name, tensor in stored(state, model).items())
+
+
+def check_stored(path: Path, model: nn.Module, advice: str) -> None:
+    """Sees that a file has the number formats in which weights are stored, so that what was measured is what it has.
+
+    Args:
+        path: A safetensors file of the model's weights.
+        model: The model.
+        advice: What to do otherwise.
+
+    Raises:
+        CheckpointError: It has others.
+    """
+    if not is_stored(read_weights(path, model), model):
+        raise CheckpointError(
+            f"{path} is in full precision. Models of more than {LARGE:,} parameters are stored in half precision, and "
+            f"measured so. {advice}"
+        )
 
 
 @torch.no_grad()

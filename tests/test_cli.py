@@ -169,7 +169,7 @@ def test_the_demo_gets_at_least_eight_drawings_right_offline(tmp_path, no_networ
 def test_eval_prints_the_accuracy_in_its_last_line(fashion_mnist_dir, no_network):
     *_, card, last = run("eval", "nin_tiny", "--data-dir", fashion_mnist_dir).output.splitlines()
     expected = checkpoints.metrics("nin_tiny.fashion_mnist")["top1"]
-    assert card.startswith(f"on the card, of the test set: {expected:.2f} %, mean of 3 seeds ")
+    assert card.startswith(f"accuracy on the model card (test set): {expected:.2f} %, mean of 3 seeds ")
     assert f"{expected:.2f} % top-1 on 10,000 test images" in last
 
 

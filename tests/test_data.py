@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import idx_bytes, write_miniature
+from torch.utils.data import DataLoader
 
 from cnnzoo import data, datasets
 from cnnzoo.data import _splits, load_split
@@ -117,9 +118,25 @@ def test_the_real_data_set_is_what_its_facts_say(fashion_mnist_dir):
     assert round(scaled.std().item(), 4) == info.std[0]
 
 
+def test_a_split_is_a_data_set_of_torch(tiny_split):
+    image, label = tiny_split[3]
+    assert torch.equal(image, tiny_split.images[3]) and label == tiny_split.labels[3] and isinstance(label, int)
+    batches = list(DataLoader(tiny_split, batch_size=16))
+    assert torch.equal(torch.cat([images for images, _ in batches]), tiny_split.images)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), tiny_split.labels)
+    assert len(tiny_split[torch.tensor([1, 2])]) == len(tiny_split[1:3]) == 2 and len(list(tiny_split)) == len(tiny_split)
+
+
+def test_one_split_may_be_named_without_a_list(miniature):
+    (one,) = data.load_splits("miniature", "test", data_dir=miniature[0])
+    assert torch.equal(one.images, data.load_split("miniature", "test", data_dir=miniature[0]).images)
+
+
 def test_unknown_data_sets_and_splits_are_refused_with_the_known_ones():
     with pytest.raises(UnknownNameError, match="fashionmnist.*fashion_mnist"):
         load_split("fashionmnist")
+    with pytest.raises(UnknownNameError, match="Unknown data set '5'"):
+        load_split(5)
     with pytest.raises(UnknownNameError, match="'validation'.*fit.*holdout.*test.*train"):
         load_split(split="validation")
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import cnnzoo
 from cnnzoo.datasets import FASHION_MNIST
+from cnnzoo.errors import InputError
 from cnnzoo.folding import fold
 from cnnzoo.inference import class_labels
 
@@ -81,6 +82,18 @@ def test_labels_and_temperature_go_with_the_weights_that_earned_them(change):
     assert class_labels(model) == tuple("0123456789") and model.temperature == 1
     model.labels = "abcdefghij"  # who knows better says so
     assert class_labels(model) == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("labels", ("cat", "dog")), ("labels", range(10)), ("temperature", 0), ("temperature", "a"), ("temperature", True)],
+)
+def test_what_cannot_be_labels_or_a_temperature_is_refused_when_it_is_set(name, value):
+    model = pretrained()
+    before = getattr(model, name)
+    with pytest.raises(InputError, match="is needed"):
+        setattr(model, name, value)
+    assert getattr(model, name) == before
 
 
 @pytest.mark.parametrize("merge", [reparameterize_model, folded, frozen])

@@ -97,9 +97,29 @@ def test_measuring_leaves_the_model_in_its_mode_and_its_statistics_alone(tiny_sp
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_an_empty_split_is_refused(model, tiny_split):
+def test_an_empty_split_and_a_batch_of_none_are_refused(model, tiny_split):
     with pytest.raises(InputError, match="at least one"):
         evaluate.predict_logits(model, tiny_split[:0])
+    with pytest.raises(InputError, match="batch_size=0 was given"):
+        evaluate.evaluate(model, tiny_split, batch_size=0)
+
+
+def test_images_are_scaled_to_the_size_that_the_model_is_for(tiny_split):
+    network = cnnzoo.create_model("regnetx32_d2l")
+    own, named = (evaluate.predict_logits(network, tiny_split[:3], image_size=size) for size in (None, (96, 96)))
+    assert torch.equal(own, named)
+
+
+def test_a_model_that_knows_its_classes_gets_images_by_the_mean_and_std_of_its_weights(model, tiny_split):
+    foreign = replace(tiny_split, info=replace(tiny_split.info, mean=(0.1,), std=(0.15,)))
+    assert evaluate.evaluate(model, foreign) == evaluate.evaluate(model, tiny_split)
+    untrained = cnnzoo.create_model("lenet_tiny")
+    assert evaluate.evaluate(untrained, foreign) != evaluate.evaluate(untrained, tiny_split)
+
+
+def test_a_model_of_another_number_of_classes_is_refused(tiny_split):
+    with pytest.raises(InputError, match="10 classes, but the model has 5"):
+        evaluate.evaluate(cnnzoo.create_model("timm:test_resnet", num_classes=5), tiny_split)
 
 
 @pytest.mark.data
@@ -166,7 +186,7 @@ def test_path_pil_array_and_tensor_of_one_image_get_one_answer(model, tiny_split
         (torch.full((1, 28, 28), float("inf")), "NaN or infinite"),
         (np.zeros((28, 28), dtype=np.int64), "uint8"),
         (np.zeros((28, 28)) - 1, "allowed is 0 to 1"),
-        (np.zeros((2, 1, 28, 28), dtype=np.uint8), "list"),
+        (np.zeros((2, 1, 28, 28, 1), dtype=np.uint8), "list"),
         (np.zeros((0, 28), dtype=np.uint8), "no pixels"),
         (np.zeros((5, 28, 28), dtype=np.uint8), "1 or 3"),
         (12, "int"),

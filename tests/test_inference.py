@@ -184,6 +184,25 @@ def test_topk_is_a_whole_number_of_classes(model, topk):
         cnnzoo.predict(model, IMAGE, topk=topk)
 
 
+def test_an_array_of_several_images_gets_the_answers_of_a_list_of_them():
+    images = [np.asarray(image) for image in garments().values()]
+    model, expected = pretrained(), cnnzoo.predict(pretrained(), images)
+    batch = np.stack(images)
+    for several in (batch[:, None], batch[..., None], torch.from_numpy(batch)[:, None]):
+        assert cnnzoo.predict(model, several) == expected
+    with pytest.raises(InputError, match="empty"):
+        cnnzoo.predict(model, batch[:0, None])
+
+
+def test_a_model_that_does_not_say_what_images_it_takes_is_refused():
+    own = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    for use in (cnnzoo.create_transform, lambda m: cnnzoo.predict(m, IMAGE), lambda m: cnnzoo.export(m, "model.pt2")):
+        with pytest.raises(InputError, match="does not say what images it takes.*pretrained_cfg = dict"):
+            use(own)
+    own.num_classes, own.pretrained_cfg = 10, dict(input_size=(1, 28, 28), mean=(0.286,), std=(0.353,))
+    assert len(cnnzoo.predict(own, IMAGE, topk=10)) == 10
+
+
 def test_nan_never_gives_a_label(tiny_split):
     spoiled = pretrained()
     with torch.no_grad():
@@ -191,7 +210,7 @@ def test_nan_never_gives_a_label(tiny_split):
     for use in (lambda: cnnzoo.predict(spoiled, IMAGE), lambda: evaluate.evaluate(spoiled, tiny_split)):
         with pytest.raises(CheckpointError, match="not finite"):
             use()
-    cold = pretrained()
+    cold = cnnzoo.create_model("timm:test_resnet", num_classes=10, in_chans=1)
     cold.temperature = 0
     with pytest.raises(CheckpointError, match="temperature is 0"):
         cnnzoo.predict(cold, IMAGE)

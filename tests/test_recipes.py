@@ -169,9 +169,13 @@ def test_a_grouped_first_layer_cannot_be_whitened(tiny_split):
     [
         (dict(freeze=True), "freeze=True was given without pretrained"),
         (dict(dual=0.1, cutout=0), "without cutout and erase"),
+        (dict(answers="folder", teacher="nin_tiny"), "together with teacher"),
+        (dict(answers="folder", dual=0.1), "together with dual"),
+        (dict(in_chans=2), "Unknown value of in_chans '2'. Allowed: 0, 1, 3"),
+        (dict(epochs=1.5), "a whole number is needed"),
     ],
 )
-def test_fields_that_would_do_nothing_are_refused(recipe, fields, words):
+def test_fields_that_do_not_go_together_or_are_no_such_value_are_refused(recipe, fields, words):
     with pytest.raises(CnnzooError, match=words):
         override(recipe, **fields)
 

@@ -35,6 +35,31 @@ def test_a_wildcard_lists_what_it_matches():
     assert cnnzoo.list_models("resnet18") == cnnzoo.list_models("nothing*") == cnnzoo.list_models([]) == []
 
 
+def test_models_are_listed_and_made_by_the_keywords_of_timm():
+    how = dict(filter="*_tiny", exclude_filters=["lenet*", "nin_*"])
+    assert cnnzoo.list_models(**how) == sorted(n for n in timm.list_models(**how) if n in MODELS)
+    assert cnnzoo.list_models(exclude_filters="*_tiny") == [n for n in MODELS if not n.endswith("_tiny")]
+    made = [make(model_name="lenet_tiny", num_classes=3) for make in (timm.create_model, cnnzoo.create_model)]
+    assert type(made[0]) is type(made[1]) and made[1].num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("lenet_tiny", dict(weight_init="foo"), "Unknown weight_init 'foo'. Allowed: kaiming, xavier"),
+        ("lenet_tiny", dict(act="gelu"), "act='gelu' was given.*Its own is act='relu'"),
+        ("googlenet_tiny", dict(modules=("3a 9z", "4a")), "modules=.*9z.*Its own is modules="),
+        ("resnet_tiny", dict(widths=(16, 32)), r"widths=\(16, 32\) was given.*Its own is widths=\(16, 32, 64\)"),
+        ("resnext_small", dict(group_width=48), "group_width=48 was given for 64 channels"),
+        ("regnet_tiny", dict(w_m=1), "w_m=1 was given.*ZeroDivisionError"),
+        ("convnext28_tiny", dict(kernel=4), "odd kernels"),
+    ],
+)
+def test_layers_that_cannot_be_built_are_refused_with_the_models_own(name, arguments, words):
+    with pytest.raises(CnnzooError, match=words):
+        cnnzoo.create_model(name, **arguments)
+
+
 def test_timm_lists_the_zoo_after_the_import():
     assert set(MODELS) < set(timm.list_models())
     assert set(cnnzoo.list_models("resnext_*")) <= set(timm.list_models("resnext_*"))

@@ -148,7 +148,7 @@ def test_photos_are_measured_when_they_are_given_and_the_card_has_the_number(fol
 def test_the_calibrated_error_is_that_of_the_outputs_divided_by_the_temperature(folder, miniature):
     metrics = checkpoints.read_json(folder / "metrics.json")
     model = cnnzoo.create_model("lenet_tiny")
-    checkpoints.load_weights(model, folder / checkpoints.WEIGHTS)
+    model.load_state_dict(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model))
     split = data.load_split("miniature", "test", data_dir=miniature[0])
     logits = evaluate.predict_logits(model, split)
     expected = evaluate.measure(logits / metrics["temperature"], split.labels).ece

@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import hashlib
-import importlib.util
 import io
 import pickle
 import struct
@@ -19,6 +18,7 @@ import torch
 import torchvision
 from helpers import idx_bytes
 from hypothesis import example, given, strategies as st
+from scipy import io as matlab
 
 from cnnzoo.data import SPLITS, _load, _sources, create_transform, load_split, load_splits, normalize, open_image
 from cnnzoo.datasets import TORCHVISION, trained_on
@@ -137,7 +137,6 @@ def write_cifar(data_dir: Path, monkeypatch, classes: int) -> list[tuple]:
 
 def write_svhn(data_dir: Path, monkeypatch) -> list[tuple]:
     """MATLAB files, height x width x channels x images; the class 0 is stored as 10."""
-    matlab = pytest.importorskip("scipy.io")
     data_dir.mkdir(parents=True)
     listed, parts = {}, []
     for part, n in (("train", TRAIN), ("test", TEST)):
@@ -208,8 +207,6 @@ def test_what_torchvision_reads_comes_as_it_was_written(name, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", [*TORCHVISION, "emnist"])
 def test_a_set_that_is_not_there_is_named_with_its_place_and_how_to_get_it(name, tmp_path, no_network):
-    if name == "svhn":
-        pytest.importorskip("scipy")
     title = TORCHVISION[name if name != "emnist" else "emnist_balanced"].title
     with pytest.raises(DataError) as e:
         load_split(name, data_dir=tmp_path / "data")
@@ -243,12 +240,6 @@ def test_a_truncated_file_is_an_error_of_ours(name, tmp_path, monkeypatch):
     cut(tmp_path / "data" / DAMAGED[name])
     with pytest.raises(DataError, match=f"{tmp_path / 'data'}"):
         load_split(name, data_dir=tmp_path / "data")
-
-
-def test_svhn_without_scipy_names_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"SVHN.*scipy.*pip install .cnnzoo\[data\]"):
-        load_split("svhn", data_dir=tmp_path)
 
 
 def test_labels_beyond_the_classes_are_refused(tmp_path, monkeypatch):

@@ -1,11 +1,9 @@
 """Weights as they are stored: large models in half precision, and every number of them measured with the stored weights."""
 
 import math
-import shutil
 
 import pytest
 import torch
-from click.testing import CliRunner
 from helpers import run_recipe, weights_of
 from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
@@ -13,7 +11,6 @@ from torch import nn
 
 import cnnzoo
 from cnnzoo import checkpoints, data, evaluate, hub, storage
-from cnnzoo.cli import main
 from cnnzoo.errors import CheckpointError
 
 HALF_MAX, HALF_LEAST_NORMAL = 65504.0, 2.0**-14
@@ -116,39 +113,13 @@ def test_a_run_of_before_the_rule_is_measured_again_by_resuming_it(recipe, tmp_p
     assert kernel_of(folder).dtype == torch.float16 and measured(folder, miniature).confusion == metrics["confusion"]
 
 
-@pytest.fixture
-def before(recipe, tmp_path, miniature, monkeypatch):
-    """A checkpoint folder that was built before the rule: in full precision, and measured so."""
+def test_a_folder_in_full_precision_is_neither_verified_nor_measured(recipe, tmp_path, miniature, monkeypatch):
     run_recipe(recipe, tmp_path / "run", miniature)
     folder = hub.build(tmp_path / "run", tmp_path / "built")
     monkeypatch.setattr(storage, "LARGE", 50_000)
-    return folder
-
-
-def test_measure_stores_a_folder_of_before_the_rule_and_measures_all_of_it_again(before, miniature):
-    old = checkpoints.read_json(before / "metrics.json")
-    with pytest.raises(CheckpointError, match=f"full precision.* cnnzoo measure {before}"):
-        hub.verify(before)
-    result = CliRunner().invoke(main, ["measure", str(before), "--data-dir", str(miniature[0])])
-    assert result.exit_code == 0, result.output
-    new = hub.verify(before)
-    assert kernel_of(before).dtype == torch.float16 and new["sha256"] != old["sha256"]
-    assert list(new) == [*list(old)[: list(old).index("ece") + 1], "robustness", *list(old)[list(old).index("ece") + 1 :]]
-    found = measured(before, miniature)
-    assert (found.top1, found.loss, found.ece) == (new["top1"], new["loss"], new["ece"]) and new["top1_mean"] == found.top1
-    assert hub.measure(before, data_dir=miniature[0]) == {}
-
-
-def test_measure_refuses_where_a_number_of_before_the_rule_would_stay(before, miniature, tmp_path):
-    path = before / "metrics.json"
-    old = checkpoints.read_json(path)
-    kept = shutil.copytree(before, tmp_path / "kept")
-    photos = dict(photos=dict(top1=5.0, count=2))
-    for fields, words in ((dict(seeds=[0, 1]), "mean over several runs"), (photos, "--photos")):
-        hub._build.write_json(path, old | fields)
-        with pytest.raises(CheckpointError, match=words):
-            hub.measure(before, data_dir=miniature[0])
-    assert (kept / checkpoints.WEIGHTS).read_bytes() == (before / checkpoints.WEIGHTS).read_bytes()
+    for use in (hub.verify, lambda folder: hub.measure(folder, data_dir=miniature[0])):
+        with pytest.raises(CheckpointError, match="full precision.* Build the folder again"):
+            use(folder)
 
 
 def test_a_small_models_folder_keeps_the_bytes_that_it_came_with(recipe, tmp_path, miniature):

@@ -58,7 +58,7 @@ def test_bad_weights_are_refused_by_the_gate(kind):
     "`CheckpointError` that names them",
 )
 @pytest.mark.parametrize("kind", ["nan", "integers", "truths", "damaged"])
-def test_a_folder_with_bad_weights_is_refused_by_local_dir_verify_and_load_weights_alike(folder, quick, kind):
+def test_a_folder_with_bad_weights_is_refused_by_local_dir_verify_and_the_gate_alike(folder, quick, kind):
     path = folder / checkpoints.WEIGHTS
     path.write_bytes(BAD[kind])
     metrics = folder / "metrics.json"
@@ -66,7 +66,7 @@ def test_a_folder_with_bad_weights_is_refused_by_local_dir_verify_and_load_weigh
     for way in (
         lambda: cnnzoo.create_model(f"local-dir:{folder}", pretrained=True),
         lambda: hub.verify(folder),
-        lambda: checkpoints.load_weights(cnnzoo.create_model(NAME.split(".")[0]), path),
+        lambda: checkpoints.read_weights(path, cnnzoo.create_model(NAME.split(".")[0])),
     ):
         with pytest.raises(CheckpointError, match="model.safetensors .* Allowed:"):
             way()
@@ -77,11 +77,11 @@ def test_half_precision_passes_and_nothing_of_a_refused_file_is_loaded(tmp_path)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     (tmp_path / "bad").write_bytes(BAD["nan"])
     with pytest.raises(CheckpointError):
-        checkpoints.load_weights(model, tmp_path / "bad")
+        model.load_state_dict(checkpoints.read_weights(tmp_path / "bad", model))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     halved = {k: v.half() if v.is_floating_point() else v for k, v in GOOD.items()}
     save_file(halved, tmp_path / "half")
-    checkpoints.load_weights(model, tmp_path / "half")
+    model.load_state_dict(checkpoints.read_weights(tmp_path / "half", model))
     assert torch.equal(model.state_dict()[BIAS], GOOD[BIAS].half().float())
 
 

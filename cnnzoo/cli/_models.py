@@ -223,7 +223,7 @@ def eval_(
     click.echo(f"\ncross-entropy {m.loss:.4f}, expected calibration error {m.ece:.2f} %{', flip TTA' if tta else ''}")
     arch, tag = (network.pretrained_cfg or {}).get("architecture"), (network.pretrained_cfg or {}).get("tag")
     if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
-        click.echo(f"on the card, of the test set: {accuracy(known[tag])}")
+        click.echo(f"accuracy on the model card (test set): {accuracy(known[tag])}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
 
 
@@ -291,7 +291,7 @@ def predict(
         click.echo(json.dumps(found, indent=2))
         return
     rows = [[image, *(f"{label} {p:.1%}" for label, p in best)] for image, best in zip(images, answers, strict=True)]
-    table(["image", "first", "second", "third", *(f"{i}th" for i in range(4, topk + 1))][: topk + 1], rows)
+    table(["image", *map(str, range(1, topk + 1))], rows)
     photos = sum(best.photo for best in answers)
     if photos:
         by = f" Answered by {special}, the weights for photos." if special else ""

@@ -46,13 +46,12 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
         A torchvision transform from image to float tensor `(C, H, W)`.
 
     Raises:
-        InputError: The model takes another number of channels than 1 or 3; or, when it is called, the image is none, or is
-            so narrow that nothing of it would be left.
+        InputError: The model does not say what images it takes, or takes another number of channels than 1 or 3; or, when
+            it is called, the image is none, or is so narrow that nothing of it would be left.
     """
-    from timm.data import resolve_input_data_config
     from torchvision.transforms import v2
 
-    config = resolve_input_data_config(model=model)
+    config = images_of(model)
     chans, height, width = config["input_size"]
     if chans not in (1, 3):
         raise InputError(
@@ -65,6 +64,24 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
             v2.Normalize(config["mean"], config["std"]),
         ]
     )
+
+
+def images_of(model: nn.Module) -> dict[str, Any]:
+    """The images that a model of timm or of the zoo takes: `input_size`, `mean`, `std` and `interpolation`.
+
+    Raises:
+        InputError: It is another model, of which nothing says that.
+    """
+    from timm.data import resolve_input_data_config
+
+    if not getattr(model, "pretrained_cfg", None):  # for which timm would take colour images of 224x224
+        raise InputError(
+            f"A {type(model).__name__} was given, which does not say what images it takes. Make a model with "
+            "cnnzoo.create_model, or set model.pretrained_cfg = dict(input_size=(1, 28, 28), mean=(0.286,), std=(0.353,)), "
+            "with the numbers that it was trained with."
+        )
+    found = resolve_input_data_config(model=model)
+    return {name: found[name] for name in ("input_size", "mean", "std", "interpolation")}
 
 
 def _to_pixels(image_size: tuple[int, int, int], interpolation: str) -> Callable[[Image.Image], Tensor]:

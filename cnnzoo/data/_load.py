@@ -59,7 +59,7 @@ def load_split(
 @system_errors()
 def load_splits(
     name: str,
-    splits: Sequence[str] = SPLITS,
+    splits: str | Sequence[str] = SPLITS,
     *,
     data_dir: str | Path | None = None,
     download: bool = False,
@@ -97,6 +97,7 @@ def load_splits(
         UnknownNameError: There is no such data set or split.
         DataError: A file is missing, truncated, altered or unreadable; the message says which and where it belongs.
     """
+    splits = (splits,) if isinstance(splits, str) else splits
     for split in splits:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
@@ -137,6 +138,7 @@ def reading_size(name: str, image_size: tuple[int, int, int]) -> tuple[int, int,
 
 def _canonical(name: str) -> str:
     """The one name of what may be called by several: with a slash as people write it, without as in a checkpoint's tag."""
+    name = str(name)
     if name.startswith("hfds--"):
         name = name.replace("--", "/")
     if name.startswith("hfds/") and name != "hfds/":

@@ -101,8 +101,6 @@ def _open_torchvision(facts: TorchvisionSet, data_dir: Path, train: bool, downlo
 
     arguments: dict[str, Any] = dict(train=train)
     if facts.reader == "SVHN":
-        if importlib.util.find_spec("scipy") is None:
-            raise DataError('SVHN needs the package scipy, which is not installed. Type: pip install "cnnzoo[data]"')
         arguments = dict(split="train" if train else "test")
     if facts.variant:
         arguments["split"] = facts.variant

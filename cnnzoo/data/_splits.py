@@ -25,6 +25,9 @@ SPLITS = ("train", "fit", "holdout", "test")
 class Split:
     """Images and labels of one split, in memory.
 
+    `split[3]` is one image `(C, H, W)` and its label, as of torch's data sets, so that a `DataLoader` takes a split. A slice
+    or a tensor of indices gives a smaller split.
+
     Attributes:
         images: uint8, `(N, C, H, W)`.
         labels: int64, `(N,)`.
@@ -38,7 +41,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: slice | Tensor) -> "Split":
+    def __getitem__(self, index: int | slice | Tensor) -> "Split | tuple[Tensor, int]":
+        if hasattr(index, "__index__") and not (isinstance(index, Tensor) and index.dim()):
+            return self.images[index], int(self.labels[index])
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Split":

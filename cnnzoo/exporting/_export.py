@@ -15,9 +15,9 @@ from .. import checkpoints, data, evaluate, registry
 from ..datasets import trained_on
 from ..errors import CnnzooError, InputError, system_errors, unknown
 from ..files import atomic, user_path
-from ..inference import class_labels, runnable, temperature
+from ..inference import class_labels, runnable, temperature, unwrapped
 from ._formats import FORMATS, SUFFIXES, format_of, limits
-from ._pipeline import Pipeline, images_of, make_pipeline
+from ._pipeline import Pipeline, make_pipeline
 from ._seal import sealed
 from ._verify import compare, example, sized
 
@@ -61,24 +61,25 @@ def export(
         UnknownNameError: There is no such model, format or type.
         ExportError: The file does not do what the model does; none is left.
         CheckpointError: The model has weights that are not finite.
-        InputError: It is no model, has no weights, or gives no logits: it is wrapped, headless, or gives features only.
+        InputError: It is no model, has no weights, or gives no logits: it is headless, or gives features only.
         CnnzooError: `path` has another ending, or cannot be written; a package, a compiler or the device is missing.
     """
     path = user_path(path)
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model
+    network = unwrapped(runnable(network))
     _check_model(network)
     with _ONE_AT_A_TIME, atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
         pipeline = make_pipeline(network, DTYPES[dtype], preprocess).to(device)
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
         facts = dict(_facts(network), **how)
         split = calibration = None
-        if dtype == "bf16" or quantize:
-            where = dict(data_dir=data_dir, skip_broken=skip_broken)
-            split = _checked_on(pipeline, network, facts["dataset"] or "fashion_mnist", where, verify)
+        where = dict(dataset=facts["dataset"] or "fashion_mnist", data_dir=data_dir, skip_broken=skip_broken)
+        if verify and (quantize or dtype == "bf16"):
+            split = evaluate.as_trained(network, _images(pipeline, "test", where))
         if quantize:
-            calibration = _images(pipeline, split.info.name, "train", where, count=512).images
+            calibration = _images(pipeline, "train", where, count=512).images
         made = Path(scratch) / f"model{path.suffix}"
         FORMATS[format](pipeline, example(pipeline, 2), made, facts, calibration)
         made.write_bytes(sealed(made.read_bytes(), made.suffix))
@@ -88,20 +89,15 @@ def export(
     return path
 
 
-def _checked_on(pipeline: Pipeline, network: nn.Module, usual: str, where: dict[str, Any], verify: bool) -> data.Split:
-    """The test images that the accuracy is checked on, with the model's class indices where it is.
+def _images(pipeline: Pipeline, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:
+    """A split in the channels and size that the pipeline's model is for, or `count` images of it, drawn with a seed.
 
-    Raises:
-        InputError: They are of other classes than the model's.
+    `where` has `data_dir`, what lies there if the folder does not say it (`dataset`), and `skip_broken`.
     """
-    dataset = data.dataset_in(where["data_dir"], usual) if where["data_dir"] else usual
-    split = _images(pipeline, dataset, "test", where)
-    return evaluate.as_trained(getattr(network, "_orig_mod", network), split) if verify else split
-
-
-def _images(pipeline: Pipeline, dataset: str, part: str, where: dict[str, Any], count: int | None = None) -> data.Split:
-    """A split in the channels and size that the pipeline's model is for, or `count` images of it, drawn with a seed."""
-    split = data.load_split(dataset, part, image_size=data.reading_size(dataset, pipeline.input_size), **where)
+    named, data_dir, skip_broken = where["dataset"], where["data_dir"], where["skip_broken"]
+    dataset = data.dataset_in(data_dir, named) if data_dir else named
+    size = data.reading_size(dataset, pipeline.input_size)
+    split = data.load_split(dataset, part, data_dir=data_dir, image_size=size, skip_broken=skip_broken)
     if count is not None:
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
         split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])
@@ -143,20 +139,21 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
 
 
 def _check_model(network: nn.Module) -> None:
-    """Refuses what no file can answer for: it has to map images to the logits of classes, by weights that it has."""
-    inner = getattr(runnable(network), "_orig_mod", network)  # of torch.compile
-    if hasattr(inner, "pretrained_cfg") and not (hasattr(inner, "get_classifier") and getattr(inner, "num_classes", 0)):
+    """Refuses what no file can answer for: it has to map images to the logits of classes."""
+    if hasattr(network, "pretrained_cfg") and not (
+        hasattr(network, "get_classifier") and getattr(network, "num_classes", 0)
+    ):
         raise InputError(
-            f"A {type(inner).__name__} without classes was given, which gives features; a classifier is needed. Make it "
+            f"A {type(network).__name__} without classes was given, which gives features; a classifier is needed. Make it "
             "without features_only and with num_classes of at least 1."
         )
-    checkpoints.check_weights(inner.state_dict(), inner, f"The {type(inner).__name__}")
+    checkpoints.check_weights(network.state_dict(), network, f"The {type(network).__name__}")
 
 
 def _facts(network: nn.Module) -> dict[str, Any]:
     """What travels inside every file of a model."""
     cfg = getattr(network, "pretrained_cfg", None) or {}
-    source, images = _source(network), images_of(getattr(network, "_orig_mod", network))
+    source, images = _source(network), data.images_of(network)
     return dict(
         labels=list(class_labels(network)),
         mean=list(images["mean"]),
@@ -178,6 +175,6 @@ def _source(network: nn.Module) -> str | None:
     path = checkpoints.folder(name) / checkpoints.WEIGHTS
     if not path.is_file():
         return None
-    theirs, ours = load_file(path), getattr(network, "_orig_mod", network).state_dict()
+    theirs, ours = load_file(path), network.state_dict()
     same = theirs.keys() == ours.keys() and all(torch.equal(v, ours[k].cpu()) for k, v in theirs.items())
     return name if same else None

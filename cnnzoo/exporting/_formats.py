@@ -115,12 +115,12 @@ def format_of(path: Path) -> str:
     )
 
 
-def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]:
+def compiled(model: nn.Module | str | os.PathLike, example: Tensor) -> Callable[[Tensor], Any]:
     """The inference form of a model through torch.compile, warm for batches like `example`; with CUDA graphs on a GPU.
 
     Args:
         model: A model or pipeline, of which a copy is made (see `inference_form`), on the device of `example`; or a
-            pretrained model's name.
+            pretrained model's name or folder.
         example: Images `(B, C, H, W)` as the model takes them, on the device to run on.
 
     Returns:
@@ -129,7 +129,7 @@ def compiled(model: nn.Module | str, example: Tensor) -> Callable[[Tensor], Any]
     Raises:
         UnknownNameError, CheckpointError, HubError: For a name, as `registry.create_model`.
     """
-    if isinstance(model, str):
+    if isinstance(model, (str, os.PathLike)):
         model = registry.create_model(model, pretrained=True)
     if any(t.device != example.device for t in chain(model.parameters(), model.buffers())):
         model = copy.deepcopy(model).to(example.device)

@@ -1,12 +1,11 @@
 """From pixels to probabilities as one module, with batch norms folded into the convolutions before them."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import inference
+from .. import data, inference
 from ..errors import InputError
 from ..folding import fold
 
@@ -56,29 +55,14 @@ def make_pipeline(model: nn.Module, dtype: torch.dtype, preprocess: bool) -> Pip
     Raises:
         InputError: It is no timm model, so nothing says what images it takes.
     """
-    inner = getattr(model, "_orig_mod", model)  # a compiled model cannot be traced; the one inside can
-    cfg = getattr(inner, "pretrained_cfg", None)
-    if not cfg or not hasattr(inner, "in_chans"):
-        raise InputError(
-            f"A {type(inner).__name__} was given; a model of timm or the zoo is needed, which knows its mean and std. "
-            "Make it with cnnzoo.create_model."
-        )
-    images = images_of(inner)
+    images = data.images_of(model)
     size = images["input_size"]
     try:
-        plain = copy.deepcopy(inner).cpu().float().eval().requires_grad_(False)
+        plain = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     except RuntimeError as e:  # torch's own pruning keeps weights that are computed in each pass
         raise InputError(
-            f"The {type(inner).__name__} cannot be copied ({str(e).splitlines()[0]}). If it was pruned, make that final: "
+            f"The {type(model).__name__} cannot be copied ({str(e).splitlines()[0]}). If it was pruned, make that final: "
             "torch.nn.utils.prune.remove(layer, 'weight')."
         ) from e
     folded = fold(plain, torch.zeros(1, *size)).to(dtype)
-    return Pipeline(folded, images["mean"], images["std"], size, dtype, preprocess, inference.temperature(inner)).eval()
-
-
-def images_of(model: nn.Module) -> dict[str, Any]:
-    """The images that a timm model takes, as `data.create_transform` understands it: size, mean, std, interpolation."""
-    from timm.data import resolve_input_data_config
-
-    found = resolve_input_data_config(model=model)
-    return {k: found[k] for k in ("input_size", "mean", "std", "interpolation")}
+    return Pipeline(folded, images["mean"], images["std"], size, dtype, preprocess, inference.temperature(model)).eval()

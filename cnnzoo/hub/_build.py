@@ -18,12 +18,12 @@ from ..datasets import DATASETS, DatasetInfo, facts, record
 from ..errors import CheckpointError, CnnzooError, system_errors
 from ..files import atomic, check_replaceable, kept_if_used, user_path, write_json
 from ..metrics import check_metrics
-from ..resolve import resolve
+from ..resolve import resolve, resume_command
 from ..version import __version__
 from ._card import CUSTOM, card, full_name, widened
 from ._folder import ANSWERS, CARD, CONFIG, METRICS, PICTURE, RECIPE
 from ._pictures import draw
-from ._runs import check_alike, check_stored, merged, noted_on_holdout, read_finished
+from ._runs import check_alike, merged, noted_on_holdout, read_finished
 
 
 @system_errors()
@@ -91,7 +91,7 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
     folder = out / full_name(metrics, source.info)
     model = registry.create_model(source.folder, pretrained=True)
     for run in found:
-        check_stored(run, model)
+        storage.check_stored(run.weights, model, f"Measure them again: {resume_command(run.folder)}")
     if holdout_run is not None:
         metrics |= noted_on_holdout(holdout_run, source.recipe, source.metrics, model)
     with replacing(folder) as made:

@@ -1,6 +1,5 @@
 """What is measured on a checkpoint folder after the run: confusions, calibration and robustness, on the test set."""
 
-import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -29,9 +28,6 @@ def measure(
 
     Measured are `confusion`, how often each class is taken for each, `ece_calibrated`, the calibration error at the stored
     temperature, and `robustness`, the accuracy on spoiled images (see `robustness.accuracies`).
-
-    A folder of an older version may have weights in full precision which are stored in half precision today (see `storage`).
-    They are stored so, and everything is measured anew.
 
     Args:
         model: A checkpoint folder as `hub.build` makes it from runs, the name of one of the zoo's, or a run folder, in whose
@@ -76,7 +72,7 @@ def _measure(
         )
     checkpoints.verify(folder / checkpoints.WEIGHTS, str(metrics.get("sha256")))
     model = registry.create_model(f"local-dir:{folder}", pretrained=True)
-    anew = not storage.is_stored(checkpoints.read_weights(folder / checkpoints.WEIGHTS, model), model)
+    storage.check_stored(folder / checkpoints.WEIGHTS, model, "Build the folder again from its runs: cnnzoo build.")
     noted = {} if holdout_run is None else noted_on_holdout(user_path(holdout_run), recipe, metrics, model)
     if noted and "temperature" not in noted:
         raise CheckpointError(
@@ -85,12 +81,9 @@ def _measure(
         )
     if noted:  # the error that was measured is that of another temperature, if of any
         metrics = {k: v for k, v in metrics.items() if k != "ece_calibrated"} | noted
-    lacking = _lacking(metrics, anew, photos)
+    lacking = _lacking(metrics, photos)
     if not lacking:
         return {}
-    if anew:
-        _check_alone(folder, metrics, photos)
-        storage.round_as_stored(model)
     info = facts(metrics, recipe)
     registry.on_device(model, device)
     size = data.reading_size(recipe["dataset"], info.image_size)
@@ -107,46 +100,22 @@ def _measure(
     if photos is not None:
         found = photographs.evaluate_photos(model, photos, skip_broken=where["skip_broken"]).metrics
         added["photos"] = dict(top1=found.top1, count=found.count)
-    if anew:
-        added |= _replaced(metrics, measured, model, split, logits, info.image_size[1:])
     with replacing(folder) as made:
-        if anew:
-            storage.save_weights(model, made / checkpoints.WEIGHTS)
-            added["sha256"] = checkpoints.sha256(made / checkpoints.WEIGHTS)
-        else:
-            shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
+        shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
         write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
     return added
 
 
-def _lacking(metrics: dict[str, Any], anew: bool, photos: str | Path | None) -> set[str]:
+def _lacking(metrics: dict[str, Any], photos: str | Path | None) -> set[str]:
     """The names of what is to be measured."""
-    lacking = {"confusion"} if anew or "confusion" not in metrics else set()
-    if "temperature" in metrics and (anew or "ece_calibrated" not in metrics):
+    lacking = set() if "confusion" in metrics else {"confusion"}
+    if "temperature" in metrics and "ece_calibrated" not in metrics:
         lacking.add("ece_calibrated")
-    if anew or set(metrics.get("robustness", ())) != set(robustness.names()):
+    if set(metrics.get("robustness", ())) != set(robustness.names()):
         lacking.add("robustness")
     if photos is not None:
         lacking.add("photos")
     return lacking
-
-
-def _check_alone(folder: Path, metrics: dict[str, Any], photos: str | Path | None) -> None:
-    """Sees that all numbers of a folder can be measured anew from its weights.
-
-    Raises:
-        CheckpointError: They cannot.
-    """
-    if len(metrics.get("seeds", ())) > 1:
-        raise CheckpointError(
-            f"{folder} has weights in full precision, so all its numbers must be measured again, and one of them is a mean "
-            "over several runs. Build the folder again from these runs: cnnzoo build."
-        )
-    if "photos" in metrics and photos is None:
-        raise CheckpointError(
-            f"{folder} has weights in full precision, so all its numbers must be measured again, and one of them is the "
-            "accuracy on photos. Give the folder of photos too: --photos DIR."
-        )
 
 
 def _added(
@@ -161,23 +130,6 @@ def _added(
     if "robustness" in lacking:
         added["robustness"] = robustness.accuracies(model, split)
     return added
-
-
-def _replaced(
-    metrics: dict[str, Any], measured: evaluate.Metrics, model: nn.Module, split: data.Split, logits: Tensor,
-    image_size: tuple[int, int],
-) -> dict[str, Any]:  # fmt: skip
-    """What a run measures, of other weights than the run's."""
-    flipped = dataclasses.replace(split, images=split.images.flip(3))
-    averaged = evaluate.averaged(logits, evaluate.predict_logits(model, flipped, image_size=image_size))
-    found = dict(
-        top1=measured.top1,
-        top1_tta=evaluate.measure(averaged, split.labels).top1,
-        loss=measured.loss,
-        ece=measured.ece,
-        per_class=measured.per_class,
-    )
-    return found | (dict(top1_mean=measured.top1) if "top1_mean" in metrics else {})
 
 
 def _after(key: str, metrics: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .. import checkpoints, storage
+from .. import storage
 from ..errors import CheckpointError
 from ..holdout import has_seen_holdout
 from ..recipes import completed
@@ -34,19 +34,6 @@ def read_finished(given: Path, split: str) -> Run:
             f"{'with' if split == 'holdout' else 'without'} --holdout."
         )
     return run
-
-
-def check_stored(run: Run, model: nn.Module) -> None:
-    """Sees that the numbers of a run are those of weights as they are stored; runs of older versions measured others.
-
-    Raises:
-        CheckpointError: They are not.
-    """
-    if not storage.is_stored(checkpoints.read_weights(run.weights, model), model):
-        raise CheckpointError(
-            f"{run.folder} has weights in full precision. Models of more than {storage.LARGE:,} parameters are stored in "
-            f"half precision and measured as stored. Store and measure them again: {resume_command(run.folder)}"
-        )
 
 
 def check_alike(run: Run, recipe: dict[str, Any], metrics: dict[str, Any]) -> None:
@@ -96,7 +83,7 @@ def noted_on_holdout(given: Path, recipe: dict[str, Any], metrics: dict[str, Any
     """
     run = read_finished(given, "holdout")
     check_alike(run, recipe, metrics)
-    check_stored(run, model)
+    storage.check_stored(run.weights, model, f"Measure them again: {resume_command(run.folder)}")
     if run.recipe.get("pretrained") and has_seen_holdout(run.recipe["model"], run.info):
         raise CheckpointError(
             f"{given} began with weights that had been trained on its holdout ({run.recipe['model']}), so what it measured "

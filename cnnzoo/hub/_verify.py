@@ -67,11 +67,7 @@ def _verify(folder: Path) -> dict:
     checkpoints.verify(weights, metrics["sha256"])
     parsed = read_config(read_bytes(folder / CONFIG), str(folder / CONFIG))
     model = load_model(parsed, read_bytes(weights), str(weights))
-    if not storage.is_stored(checkpoints.read_weights(weights, model), model):
-        raise CheckpointError(
-            f"{weights} is in full precision. Models of more than {storage.LARGE:,} parameters are stored in half precision "
-            f"and measured as stored. Store and measure it again: cnnzoo measure {folder}"
-        )
+    storage.check_stored(weights, model, "Build the folder again from its runs: cnnzoo build.")
     _check_generated(folder, metrics, recipe, model)
     size = (8, *parsed.cfg["input_size"])
     with torch.inference_mode():

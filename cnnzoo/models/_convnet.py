@@ -4,6 +4,7 @@ A family file holds its blocks and a table of sizes. What timm's factory, featur
 tracing need is here, once.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class ConvNet(Earned):
         num_features: Channels of the last feature map.
         head_hidden_size: Width of what the classifier sees.
         feature_info: One entry per feature level, finest first: of each reduction the last map.
+        min_size: The least height and width of an image, in pixels; with `fixed_size` the only ones.
+        fixed_size: Whether it takes images of one size only, as with a `"flatten"` head.
         base_model: The Hub's name of the checkpoint that the weights were loaded from, None if there was none.
         labels, temperature: Names of the classes and the checkpoint's calibration, see `Earned`.
 
@@ -296,12 +299,16 @@ def default_cfgs(archs: Mapping[str, Any] | list[str], **common: Any) -> dict:
     return generate_default_cfgs(cfgs)
 
 
+def _typed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
 def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, dict], **kwargs: Any) -> ConvNet:
     """Builds `arch` as its entry point was asked to; keywords override its row in `sizes`.
 
     Raises:
         CheckpointError: The pretrained weights are missing or not the published ones.
-        CnnzooError: `output_stride` was given, or a `feature_cls` that there is not.
+        CnnzooError: `output_stride` was given, or a `feature_cls` that there is not, or layers that cannot be built.
         TypeError: A keyword is unknown.
     """
     row = {**sizes[arch], **kwargs}
@@ -325,6 +332,15 @@ def build(cls: type[ConvNet], arch: str, pretrained: bool, sizes: Mapping[str, d
         raise CheckpointError(
             f"The weights of {name or arch} do not fit the {arch} that these arguments make ({reason.rstrip('.')}). Leave "
             "out what changes its layers, such as img_size and global_pool, or pass pretrained=False for random weights."
+        ) from e
+    except (LookupError, ArithmeticError, ValueError) as e:
+        own = {k: p.default for k, p in inspect.signature(cls.__init__).parameters.items() if k in kwargs} | sizes[arch]
+        given = {k: v for k, v in kwargs.items() if k in own}
+        if isinstance(e, CnnzooError) or not given:
+            raise
+        raise CnnzooError(
+            f"{_typed(given)} was given, with which {arch} cannot be built ({type(e).__name__}: {e}). Its own is "
+            f"{_typed({k: own[k] for k in given})}: pass something of that kind."
         ) from e
     describe_input(model)
     describe_weights(model, arch, pretrained, name, given, overlay)

@@ -1,10 +1,13 @@
-"""Labels and temperature, which belong to the weights that earned them and go when those do."""
+"""Class names and the temperature of the calibration: they are dropped when the weights that they belong to change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import InputError
 
 _TOLERANCE = 0.01  # of each parameter's norm; another number format changes it by less, another training by more
 _ROUNDING = 0.005  # of the norm of the classifier's weights, by which they may differ; bfloat16 rounds each by 0.004
@@ -19,6 +22,9 @@ class Earned(nn.Module):
             norms are frozen, which changes no answer.
         temperature: What logits are divided by before they are taken for probabilities; 1 where the weights are not those
             that it was found for. `forward` gives logits as they are.
+
+    Raises:
+        InputError: They are set to something else: not one text for each class, or no positive number.
     """
 
     # TorchScript cannot say what a text or nothing is, and no pass needs them.
@@ -32,8 +38,14 @@ class Earned(nn.Module):
         return self._earned("_earned_labels", ())
 
     @labels.setter
-    def labels(self, names: tuple[str, ...]) -> None:
-        self._earned_labels = (tuple(names), *self._norms())
+    def labels(self, names: Sequence[str]) -> None:
+        names, classes = tuple(names), getattr(self, "num_classes", len(names))
+        if names and (len(names) != classes or not all(isinstance(name, str) for name in names)):
+            raise InputError(
+                f"{len(names)} labels were given, {', '.join(map(repr, names))[:60]}; one text for each of the model's "
+                f"{classes} classes is needed, or none. Build the model with num_classes={len(names)} for so many."
+            )
+        self._earned_labels = (names, *self._norms())
 
     @property
     def temperature(self) -> float:
@@ -41,6 +53,8 @@ class Earned(nn.Module):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
+            raise InputError(f"temperature={value!r} was given; a positive number is needed. Pass 1 for none.")
         self._earned_temperature = (value, *self._norms())
 
     def _earned(self, name: str, otherwise: Any) -> Any:

@@ -92,7 +92,8 @@ def describe_weights(model: nn.Module, arch: str, pretrained: bool, name: str | 
     elif cfg.get("source") == "hf-hub":
         model.base_model = cfg["hf_hub_id"]
     if model.num_classes == cfg["num_classes"]:
-        model.labels = cfg.get("label_names") or ()
+        names = cfg.get("label_names") or ()
+        model.labels = names if len(names) == model.num_classes else ()
         if name is not None:
             model.temperature = checkpoints.metrics(name).get("temperature", 1.0)
         elif elsewhere:

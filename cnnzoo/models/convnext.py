@@ -18,6 +18,7 @@ from timm.layers import ConvMlp, DropPath, LayerNorm, LayerNorm2d, LayerScale2d,
 from timm.models import register_model
 from torch import Tensor, nn
 
+from ..errors import CnnzooError
 from ..layers import Head, Stage
 from ._convnet import ConvNet, build, default_cfgs as _cfgs
 
@@ -36,6 +37,8 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, chs: int, *, kernel: int, layer_scale: float, drop_path: float = 0.0, **dd) -> None:
         super().__init__()
+        if kernel % 2 == 0:
+            raise CnnzooError(f"kernel={kernel} was given; odd kernels are allowed, which keep the size. Pass kernel=7.")
         self.depthwise = nn.Conv2d(chs, chs, kernel, padding=kernel // 2, groups=chs, **dd)
         self.norm = LayerNorm2d(chs, **dd)
         self.mlp = ConvMlp(chs, 4 * chs, act_layer=nn.GELU, **dd)

@@ -166,8 +166,6 @@ def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) ->
         raise CheckpointError(
             f"The answers in {folder} are about other images ({changed}). Ask again with this recipe: cnnzoo ask."
         )
-    if recipe.teacher or recipe.dual:
-        raise CheckpointError(f"answers={recipe.answers} was given together with teacher or dual. Leave those out.")
     checkpoints.verify(folder / _ANSWERS, str(facts.get("sha256")))
     try:
         content = load((folder / _ANSWERS).read_bytes())["answers"].to(device)
