@@ -243,6 +243,9 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
         count: How many to show.
         title: Above the picture.
         temperature: Of the model, from `inference.temperature`: with it the probabilities are those of `predict`.
+
+    Raises:
+        InputError: `count` is out of range, there are not as many logits as images, or there is no mistake.
     """
     if not 1 <= count <= 6 * _MOST:
         raise InputError(f"count={count} was given; allowed is 1 to {6 * _MOST}. Pass count=24, for example.")

@@ -15,19 +15,21 @@ TIMM = "timm:"  # before the name of a model of timm's own
 class Recipe:
     """One training run. Two runs of the same recipe on the same machine do the same.
 
-    What follows is also what `cnnzoo train --help` says: `field_texts` reads it here.
+    Take a recipe from `get_recipe`, and change it by `override`: the defaults here only complete recipes that were saved.
+    The texts below are also those of `cnnzoo train --help`.
 
     Attributes:
         model: The model's name: of the zoo, or `timm:NAME` for any model of timm, which starts from random weights.
         dataset: `fashion_mnist`, one of torchvision's (`mnist`, `kmnist`, `emnist`, `cifar10`, ...), `hfds/ORG/NAME` of the
             Hugging Face Hub, or `folder` for a folder of pictures per class.
-        in_chans: Channels to make of the images, 1 or 3; 0 for their own, which for pictures of no fixed size are 1, or what
-            pretrained weights know.
+        in_chans: Channels to make of the images, 1 or 3. 0 keeps those of the data set; pictures without a fixed size then
+            get 1, or as many as the pretrained weights take.
         epochs: Passes over the training images.
         batch_size: Images per update, over all processes.
         opt: An optimiser of `timm.optim.create_optimizer_v2`, such as `sgd` (with Nesterov momentum) or `adamw`.
         lr: Peak learning rate.
-        momentum: Of SGD and its like, or the first of two betas of Adam and its like; other optimisers keep their own.
+        momentum: Of SGD and similar optimisers, or the first of the two betas of Adam and similar ones. Other optimisers
+            keep their own.
         weight_decay: On weights; biases and norms have none.
         sched: `cosine`, `onecycle` (torch's, up and down in straight lines), or `constant`.
         warmup_epochs: Linear warm-up from `lr / 100`, with `onecycle` from `lr / 25`; at most half of the epochs.
@@ -256,7 +258,8 @@ def by_the_book(saved: dict[str, Any]) -> bool:
 def standard(model: str) -> Recipe:
     """Muon with Nesterov momentum, one cycle, flip, shift, cutout, EMA, 30 epochs, of which the first 18 see smaller images.
 
-    From random weights or from pretrained ones. Weights whose cards tell of SGD are older: on the holdout this did better.
+    From random weights or from pretrained ones. Checkpoints whose cards name SGD are from before this recipe, which was more
+    accurate on the holdout.
 
     Command: `cnnzoo train densenet_small --out runs/densenet_small`. Expect 94.73 % of the test images (94.81 with flip TTA)
     after 49 minutes on AMD EPYC, 1 thread; README's table has the other models.

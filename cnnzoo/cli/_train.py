@@ -92,7 +92,7 @@ def _chosen(model: str, recipe: str, data_dir: str | None, download: bool, field
 @click.option("--out", required=True, metavar="DIR", help="Run folder.")
 @click.option("--holdout", is_flag=True, help="Leave out the last 5,000 training images and measure on them: for choices.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
+@click.option("--device", default=None, help="cpu; without this option the accelerator that is found is used.")
 @click.option("--track", default=None, metavar="TRACKER", help="Also log to tensorboard, trackio or wandb.")
 @data_dir_option
 @download_option
@@ -104,7 +104,8 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
     MODEL is a name of the zoo, a folder or repository that has one, or timm:NAME: any model of timm's own, from random
     weights, with the channels and classes of the data.
 
-    A --data-dir with a folder of pictures per class (or train and test folders of such) is the data set itself.
+    If --data-dir holds a folder of pictures for each class (or train and test with such folders), these pictures are the
+    data set.
     """
     from .. import data, train
 
@@ -162,7 +163,7 @@ def ask(model, recipe, out, views, holdout, data_dir, download, skip_broken, **f
 @click.option("--out", metavar="DIR", help="Run folder.  [default: runs/reproduce-NAME-SEED]")
 @click.option("--seed", type=int, default=None, help="Another seed than the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--device", default=None, help="cpu, or leave it out for the accelerator there is.")
+@click.option("--device", default=None, help="cpu; without this option the accelerator that is found is used.")
 @data_dir_option
 @download_option
 @json_option

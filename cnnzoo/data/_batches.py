@@ -159,10 +159,12 @@ def epoch_batches(
 
     Args:
         split: What to train on, already on its device.
-        batch_size: Of the global batch; `world` divides it.
+        batch_size: Of the global batch; `world` divides it. A split of fewer images gives no batch.
         augment: What to draw; in pixels of the whole image.
         image_size: Height and width to scale to, last of all; the split's own if None.
+        seed, epoch: Numbers from 0, which draw the order and the augmentation.
         start: Batches to leave out at the beginning; the others stay what they are.
+        rank, world: This process's number, from 0, and how many processes there are.
 
     Yields:
         Float images `(batch_size // world, C, *image_size)` in channels-last memory order, and labels: class indices, or

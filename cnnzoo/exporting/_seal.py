@@ -1,4 +1,4 @@
-"""A digest at the end of an exported file, which tells a damaged one, or one that somebody else wrote, from what was kept.
+"""A sha256 at the end of each exported file. It shows whether the file was damaged, or was not written by cnnzoo.
 
 It is in a place that readers of the format pass over: the comment of a zip file (.pt2), or one more entry of an ONNX file's
 metadata, since the parts of a protocol buffer may come one after the other. It guards against accidents: whoever alters a
