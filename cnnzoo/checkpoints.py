@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .datasets import FASHION_MNIST
+from .datasets import DATASETS, FASHION_MNIST, trained_on
 from .errors import CheckpointError, HubError, shown_path
-from .files import open_file, parse_json, read_bytes, user_path
+from .files import absolute, discard, open_file, parse_json, read_bytes
 
 HUB_ORG = "cnnzoo"
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
@@ -44,10 +44,12 @@ def root() -> Path:
 
 @cache
 def names() -> tuple[str, ...]:
-    """Every `<arch>.<tag>` that has a folder, sorted."""
+    """Every `<arch>.<tag>` that has a folder, sorted. Others may lie there too: those that are being made, whose names begin
+    with a dot, and what somebody built of other data."""
     if not root().is_dir():
         return ()
-    return tuple(sorted(p.parent.name for p in root().glob("*.*/config.json")))
+    found = (p.parent.name for p in root().glob("[!.]*.*/config.json"))
+    return tuple(sorted(name for name in found if trained_on(name.partition(".")[2]) in DATASETS))
 
 
 def check_installation() -> None:
@@ -136,7 +138,7 @@ def locate(name: str, cache_dir: str | Path | None = None) -> Path:
     """
     path = folder(name) / WEIGHTS
     if not path.is_file():
-        path = _download(name, None if cache_dir is None else user_path(cache_dir))
+        path = _download(name, None if cache_dir is None else absolute(cache_dir))
     verify(path, metrics(name)["sha256"])
     return path
 
@@ -282,7 +284,11 @@ def _download(name: str, cache_dir: str | Path | None) -> Path:
 
     try:
         within(PATIENCE, f"Asking the Hub for {repo.repo_id}", ask)  # the client alone tries for 20 s
-        return Path(within(DEADLINE, f"Fetching {repo.repo_id}", fetch))
+        path = Path(within(DEADLINE, f"Fetching {repo.repo_id}", fetch))
+        if sha256(path) != metrics(name)["sha256"]:  # damaged in the cache, where the client does not look at it again
+            discard(path)
+            path = Path(within(DEADLINE, f"Fetching {repo.repo_id}", fetch))
+        return path
     except HubError as e:
         raise CheckpointError(
             f"The weights of {name} are neither in this installation ({folder(name) / WEIGHTS}) nor can they be had from "

@@ -16,7 +16,7 @@ from . import checkpoints, models
 from .errors import CheckpointError, CnnzooError, unknown
 from .files import parse_json
 
-MAX_CONFIG = 100_000  # bytes; the zoo's own have about 1,000
+MAX_CONFIG = 10_000_000  # bytes, with room for the names of 100,000 classes; the zoo's own have about 1,000
 MAX_WEIGHTS = 1 << 30  # bytes; the zoo's largest model has half of that
 
 _MAX_CLASSES, _MAX_CHANNELS, _MAX_SIDE, _MAX_TEXT = 100_000, 64, 4096, 200

@@ -1,5 +1,6 @@
 """Facts about each data set, and nothing else: no torch, no files, no network. The one home of every constant."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -212,5 +213,7 @@ def facts(metrics: dict[str, Any], recipe: dict[str, Any]) -> DatasetInfo:
 
 def trained_on(tag: str) -> str:
     """The data set that a checkpoint's tag names, as `<dataset>` or `<variant>_<dataset>`; any other tag is its own."""
-    known, rest = {*DATASETS, *TORCHVISION, "folder"}, tag.partition("_")[2]
-    return rest if tag not in known and rest in known else tag
+    known, (variant, _, rest) = {*DATASETS, *TORCHVISION, "folder"}, tag.partition("_")
+    if tag in known or not re.fullmatch("[a-z0-9]+", variant):  # names of the Hub may have such an end too
+        return tag
+    return rest if rest in known or rest.startswith("hfds--") else tag

@@ -23,6 +23,27 @@ def user_path(path: str | os.PathLike) -> Path:
         return Path(path).expanduser()
 
 
+def absolute(path: str | os.PathLike) -> Path:
+    """A user's path from the root on, without `..`: it means the same however far of it exists.
+
+    Raises:
+        CnnzooError: There is no such home folder.
+    """
+    return Path(os.path.abspath(user_path(path)))
+
+
+def discard(path: Path) -> None:
+    """Deletes a file; of a link, such as those of the Hub client's cache, also the file that it leads to.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
+    while path.is_symlink():  # into blobs/, and from there perhaps to where several repositories share a blob
+        link, path = path, path.parent / os.readlink(path)
+        link.unlink()
+    path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success what was written there replaces `path`, on failure nothing stays.

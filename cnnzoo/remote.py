@@ -23,7 +23,7 @@ from .checkpoints import CONFIG, PATIENCE, WEIGHTS
 from .client import Repository, Unreachable, within
 from .configs import MAX_CONFIG, Config, empty_model, read_config, size_limit
 from .errors import CheckpointError, HubError
-from .files import atomic, user_path
+from .files import absolute, atomic, discard
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def fetch(repo: Repository, revision: str, cache_dir: str | Path | None = None, 
         HubError: The repository, the revision or a file cannot be had.
         CheckpointError: What came is damaged, not what its hash says, or no model of the zoo.
     """
-    cache_dir = None if cache_dir is None else user_path(cache_dir)
+    cache_dir = None if cache_dir is None else absolute(cache_dir)
     try:
         fetched = _fetch(_resolve(repo, revision, cache_dir), weights)
     except _Damaged:  # and deleted, so it is downloaded now
@@ -198,10 +198,7 @@ def _verified(path: Path, digest: str, limit: int) -> bytes | None:
             content = path.read_bytes()
             if digest in digests(content):
                 return content
-        while path.is_symlink():  # into blobs/, and from there perhaps to where several repositories share a blob
-            link, path = path, path.parent / os.readlink(path)
-            link.unlink()
-        path.unlink(missing_ok=True)
+        discard(path)
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read or replaced ({e.strerror}). Repair or delete the Hub's cache.") from e
     return None

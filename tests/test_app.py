@@ -23,6 +23,7 @@ import cnnzoo
 from cnnzoo import app, checkpoints, data
 from cnnzoo.app._answers import LIMITS, NOTHING, PICTURE, SKETCH, answer
 from cnnzoo.app._models import Loaded, Models, facts
+from cnnzoo.app._page import _facts
 from cnnzoo.cli import main
 from cnnzoo.drawings import garments
 from cnnzoo.errors import CnnzooError, InputError, UnknownNameError
@@ -109,6 +110,11 @@ def test_labels_of_others_are_text_and_no_markup(models, bag):
     html, evidence = answer(models, "evil", PICTURE, bag, evidence=True)
     assert "&lt;img src=x" in html and not re.search("<script|<img src=x", html + evidence)
     models.names.remove("evil")
+
+
+def test_a_model_that_cannot_be_loaded_says_so_where_its_facts_would_stand(models, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda name: (_ for _ in ()).throw(CnnzooError("The Hub cannot be reached.")))
+    assert message_in(_facts(models, models.first)) == "The Hub cannot be reached."
 
 
 def test_facts_are_those_of_the_card(models):
@@ -223,6 +229,11 @@ def test_a_port_in_use_and_other_addresses_that_cannot_be_are_one_line():
         assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 500
 
 
+def test_an_address_of_ipv6_is_one_line():
+    with pytest.raises(CnnzooError, match="IPv4.*cnnzoo app --host 127.0.0.1"):
+        app.check_address("::1", 7860)
+
+
 def test_the_space_is_three_files_that_name_what_it_runs_on(tmp_path):
     gradio = pytest.importorskip("gradio", reason="gradio is not installed (extra app)")
     folder = tmp_path / "new" / "space"
@@ -241,7 +252,8 @@ def test_the_space_is_three_files_that_name_what_it_runs_on(tmp_path):
     assert "Push it first: cnnzoo push" in run("--space", str(tmp_path / "other"), "--model", f"local-dir:{MINE}")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new"]
     (tmp_path / "empty").mkdir()
-    app.write_space(tmp_path / "empty", "hf-hub:me/mine@main")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    app.write_space(tmp_path / "link", "hf-hub:me/mine@main")
     assert "models:\n- me/mine\n" in (tmp_path / "empty" / "README.md").read_text(encoding="utf-8")
 
 

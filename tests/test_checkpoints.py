@@ -218,6 +218,14 @@ def test_without_the_bundled_file_the_hub_is_asked_once_and_its_copy_verified(ab
     assert not [r for r in server.requests if "pytorch_model" in r.path]
 
 
+@pytest.mark.usefixtures("brisk")
+def test_a_copy_that_was_damaged_in_the_cache_is_fetched_again(absent, server, cache):
+    server.put(f"cnnzoo/{NAME}", {checkpoints.WEIGHTS: absent})
+    path = checkpoints.locate(NAME, cache)
+    path.resolve().write_bytes(absent[:-1] + b"\x00")
+    assert checkpoints.locate(NAME, cache).read_bytes() == absent
+
+
 def test_without_file_and_network_the_advice_waits_for_less_than_five_seconds(absent, server, cache, request, waits):
     server.fault("info", "stall", ALWAYS)
     for network in ("that swallows everything", "none"):
@@ -307,6 +315,12 @@ def test_the_cards_of_the_textbooks_networks_have_the_textbooks_accuracy_beside_
     assert [line for line in text.splitlines() if "the textbook prints" in line] == [row] * bool(section.printed)
 
 
+def test_what_is_being_made_or_was_built_of_other_data_is_no_checkpoint_of_the_zoo(copied):
+    for name in (".lenet_tiny.fashion_mnist.eu2pke_y", "lenet_tiny.folder", "lenet_tiny.custom"):
+        shutil.copytree(copied / NAME, copied / name)
+    assert checkpoints.names.__wrapped__() == checkpoints.names()  # without its cache
+
+
 def test_listing_and_info_say_which_checkpoints_are_on_the_hub_only(copied):
     names = ["lenet_tiny.fashion_mnist", "vgg_tiny.fashion_mnist"]
     assert "Hub only" not in CliRunner().invoke(main, ["list", "--pretrained", "*_tiny"]).output
@@ -325,10 +339,10 @@ def test_a_new_folder_is_a_new_checkpoint_without_any_edit(tmp_path):
     shutil.copytree(package, tmp_path / "cnnzoo", ignore=shutil.ignore_patterns("__pycache__", "hub_configs"))
     shutil.copytree(checkpoints.root(), tmp_path / "cnnzoo" / "hub_configs")
     source = tmp_path / "cnnzoo" / "hub_configs" / "lenet_tiny.fashion_mnist"
-    shutil.copytree(source, source.parent / "lenet_tiny.another")
+    shutil.copytree(source, source.parent / "lenet_tiny.another_fashion_mnist")
     code = (
         f"import cnnzoo, timm; assert cnnzoo.__file__.startswith({str(tmp_path)!r}), cnnzoo.__file__;"
-        "assert 'lenet_tiny.another' in timm.list_pretrained('lenet*');"
-        "timm.create_model('lenet_tiny.another', pretrained=True)"
+        "assert 'lenet_tiny.another_fashion_mnist' in timm.list_pretrained('lenet*');"
+        "timm.create_model('lenet_tiny.another_fashion_mnist', pretrained=True)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

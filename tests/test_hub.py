@@ -93,7 +93,8 @@ def test_a_push_is_one_commit_per_branch_and_the_same_again_is_none(server, unve
 
 
 def test_what_an_older_version_left_goes_in_the_same_commit(server, unverified):
-    old = {"config.json": b"{}", "pytorch_model.bin": b"pickle", "old/notes.txt": b"x", ".gitattributes": b"kept"}
+    config = (FOLDER / "config.json").read_bytes()
+    old = {"config.json": config, "pytorch_model.bin": b"pickle", "old/notes.txt": b"x", ".gitattributes": b"kept"}
     server.put(MINE, old, private=True)
     hub.push(FOLDER, MINE, token=ALICE)
     assert server.names(MINE) == {p.name for p in FOLDER.iterdir()} | {".gitattributes"}
@@ -146,6 +147,36 @@ def test_a_repository_of_something_else_is_refused(server, unverified):
     with pytest.raises(HubError, match="thesis.tex"):
         hub.push(FOLDER, MINE, token=ALICE)
     assert server.names(MINE) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("config", [b'{"model_type": "bert"}', b'{"architecture": "resnet50"}', b"no json"])
+def test_a_repository_of_another_kind_of_model_is_refused_and_keeps_its_files(server, unverified, config):
+    theirs = {"config.json": config, "pytorch_model.bin": b"weights", "LICENSE": b"MIT"}
+    server.put(MINE, theirs, private=True)
+    with pytest.raises(HubError, match="config.json is of another model"):
+        hub.push(FOLDER, MINE, token=ALICE)
+    assert server.names(MINE) == set(theirs)
+
+
+def test_the_owners_licence_stays(server, unverified):
+    server.put(MINE, {"LICENSE": b"mine"}, private=True)
+    hub.push(FOLDER, MINE, token=ALICE)
+    assert server.read(MINE, "LICENSE") == b"mine" and "model.safetensors" in server.names(MINE)
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c", ""])
+def test_a_repository_without_owner_and_name_is_refused_before_the_hub_is_asked(server, unverified, name):
+    with pytest.raises(HubError, match="an owner and a name"):
+        hub.push(FOLDER, name, token=ALICE)
+    assert not server.requests
+
+
+def test_a_model_of_three_channels_takes_the_place_of_the_twin_too(server, unverified, tmp_path):
+    hub.push(FOLDER, MINE, token=ALICE)
+    hub.push(hub.twin(FOLDER, tmp_path / "rgb"), MINE, token=ALICE)
+    assert server.read(MINE, "config.json") == server.read(MINE, "config.json", "rgb")
+    wide = [hub.pull(MINE, revision=b, token=ALICE, cache_dir=tmp_path / "cache").model for b in ("main", "rgb")]
+    assert torch.equal(*(logits(model) for model in wide))
 
 
 def test_the_branch_rgb_has_the_twin(server, unverified, tmp_path):

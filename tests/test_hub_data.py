@@ -75,6 +75,14 @@ def test_what_is_wrong_with_a_hub_data_set_is_said(monkeypatch):
         load_split("hfds/zoo/pets")
 
 
+@pytest.mark.parametrize("odd", [None, [0, 1], 0.5])
+def test_a_row_without_one_class_is_refused(monkeypatch, odd):
+    """With a stand-in for timm's reader."""
+    use_readers(monkeypatch, train=FakeReader([png(1)] * 4, [0, 1, odd, 1]))
+    with pytest.raises(DataError, match="train split of zoo/pets has .* among its labels; one class for each image"):
+        load_split("hfds/zoo/pets")
+
+
 def test_without_the_package_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"hfds/zoo/pets.*datasets.*pip install .cnnzoo\[data\]"):
@@ -103,6 +111,15 @@ def test_a_real_data_set_of_the_hub_format_is_read(hub_folder, tmp_path, no_netw
     assert grays(test) == list(range(6))
     colour = load_split(f"hfds/{hub_folder}", data_dir=tmp_path / "cache", image_size=(3, 32, 32))
     assert colour.images.shape == (6, 3, 32, 32)
+
+
+def test_a_test_split_whose_labels_are_secret_gives_way_to_the_one_for_validation(hub_folder, tmp_path, no_network):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(dict(picture=datasets.Image(), kind=datasets.ClassLabel(names=["cat", "dog"])))
+    rows = dict(picture=[dict(bytes=png(200), path=None)] * 3, kind=[-1] * 3)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(hub_folder / "data" / "test-00000-of-00001.parquet")
+    test = load_split(f"hfds/{hub_folder}", data_dir=tmp_path / "cache")
+    assert grays(test) == list(range(6))
 
 
 def test_a_hub_data_set_is_not_fetched_unless_asked(tmp_path, monkeypatch):

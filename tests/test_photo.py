@@ -10,7 +10,7 @@ from hypothesis import example, given, reject, strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 import cnnzoo
-from cnnzoo import registry
+from cnnzoo import data, registry
 from cnnzoo.cli import main
 from cnnzoo.data import in_format, photo_steps
 from cnnzoo.data._makers import makers_steps
@@ -93,6 +93,17 @@ def test_an_alpha_channel_is_the_outline_whatever_the_colours_beneath():
         image.putalpha(alpha)
         found.append(np.asarray(photo_steps(image).image))
     assert np.array_equal(*found)
+
+
+@pytest.mark.parametrize("side", [28, 280])
+def test_a_black_garment_on_nothing_is_seen_by_its_outline(side):
+    right = 0
+    for label, drawing in garments().items():
+        alpha = (np.asarray(drawing.resize((side, side))) > 20).astype(np.uint8) * 255
+        black = Image.fromarray(np.stack([alpha * 0] * 3 + [alpha], 2))
+        right += cnnzoo.predict("resnext_small", black)[0][0] == label
+    assert right >= 8
+    assert np.asarray(data.to_mode(black, "L")).std() > 50  # as other models get it
 
 
 def test_an_image_in_format_goes_in_bit_for_bit(monkeypatch):

@@ -125,6 +125,14 @@ def test_measuring_adds_what_a_folder_lacks_and_changes_nothing_else(folder, min
     assert hub.verify(folder)["robustness"] == added["robustness"]  # so the card was written anew
 
 
+def test_the_card_of_a_folder_with_another_name_is_still_the_checkpoints(folder, miniature, tmp_path, monkeypatch):
+    mine = shutil.copytree(folder, tmp_path / "my_model")
+    monkeypatch.chdir(mine)
+    for place in (".", folder):
+        hub.measure(place, data_dir=miniature[0])
+    assert (mine / "README.md").read_text() == (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("bad", [-0.1, 1.5, 255.0, float("nan"), float("inf")])
 def test_floats_that_are_no_pixels_are_refused(bad):
     images = torch.zeros(2, 1, 28, 28)

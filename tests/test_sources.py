@@ -30,6 +30,8 @@ TRAIN, TEST = 40, 12
 @pytest.mark.parametrize("name", [*TORCHVISION, "fashion_mnist", "folder"])
 def test_a_checkpoints_tag_names_its_data_with_or_without_a_variant(name):
     assert trained_on(name) == trained_on(f"textbook_{name}") == name
+    theirs = f"hfds--org--my_{name}"  # whose name has the same end
+    assert trained_on(theirs) == trained_on(f"textbook_{theirs}") == theirs
 
 
 @pytest.mark.parametrize("tag", ["custom", "hfds--me--cats", "textbook_custom", ""])

@@ -46,13 +46,13 @@ def answer(models: Models, name: Any, kind: str, source: str | bytes | None, evi
         answering = loaded.photo_model if read.photo and loaded.photo_model else loaded.model
         seen = _evidence(answering, image, best[0][0]) if evidence else ""
     except CnnzooError as e:
-        return f"<section class='answer' aria-label='Answer'>{_message([str(e)], 'error', 'alert')}</section>", ""
+        return f"<section class='answer' aria-label='Answer'>{message([str(e)], 'error', 'alert')}</section>", ""
     bars = "".join(_bar(label, share) for label, share in best)
     said = f"What the model sees: the picture{', made into its format' if read.photo else ' as it is'}"
     figures = "".join(_figure(picture, step) for step, picture in read.steps.items())
     return (
         f"<section class='answer' aria-label='Answer'><h2 role='status'>{escape(best[0][0])}</h2><ol>{bars}</ol>"
-        f"{_message(best.warnings, 'warning', 'status')}<h3>{said}</h3><div class='steps'>{figures}</div></section>"
+        f"{message(best.warnings, 'warning', 'status')}<h3>{said}</h3><div class='steps'>{figures}</div></section>"
     ), seen
 
 
@@ -85,7 +85,7 @@ def _bar(label: str, share: float) -> str:
     )
 
 
-def _message(sentences: Sequence[str], kind: str, role: str) -> str:
+def message(sentences: Sequence[str], kind: str, role: str) -> str:
     """Sentences in a box; with its role, a screen reader reads it out when it comes."""
     lines = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return f"<div class='message {kind}' role='{role}'>{lines}</div>" if lines else ""

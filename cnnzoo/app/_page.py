@@ -7,7 +7,7 @@ from typing import Any
 
 from ..drawings import garments
 from ..errors import CnnzooError
-from ._answers import NOTHING, PICTURE, SKETCH, answer
+from ._answers import NOTHING, PICTURE, SKETCH, answer, message
 from ._models import Models, facts
 
 TITLE = "cnnzoo: which garment is it?"
@@ -60,9 +60,17 @@ def page(models: Models) -> Any:
         options = dict(show_progress="minimal", api_visibility="private")
         picture.change(of(PICTURE), [picture, chosen, wanted], [last, answered, evidence], **options)
         pad.change(of(SKETCH), [pad, chosen, wanted], [last, answered, evidence], **options)
-        chosen.change(lambda name: facts(models.load(name)), chosen, known, **options)
+        chosen.change(lambda name: _facts(models, name), chosen, known, **options)
         gr.on([chosen.change, wanted.change], again, [last, chosen, wanted], [answered, evidence], **options)
     return blocks
+
+
+def _facts(models: Models, name: Any) -> str:
+    """What is known of a model, or why it cannot be used."""
+    try:
+        return facts(models.load(name))
+    except CnnzooError as e:
+        return message([str(e)], "error", "alert")
 
 
 def _inputs(gr: Any) -> tuple[Any, Any]:
@@ -130,5 +138,7 @@ def gradio() -> Any:
         import gradio
         import matplotlib  # noqa: F401
     except ImportError as e:
+        if not e.name:  # httpx says so of a proxy that needs a package
+            raise CnnzooError(f"The page cannot be served: {e} Unset ALL_PROXY, which the page does not need.") from e
         raise CnnzooError(f'The page needs {e.name}, which is not installed. Type: pip install "cnnzoo[app]"') from e
     return gradio

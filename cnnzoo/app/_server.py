@@ -67,16 +67,24 @@ def serving(model: str | None = None, host: str = HOST, port: int = PORT) -> Ite
     gr = gradio()
     check_address(host, port)
     models = Models(model)
-    with tempfile.TemporaryDirectory(prefix="cnnzoo-app-", ignore_cleanup_errors=True) as folder, _environment(folder):
+    scratch = tempfile.TemporaryDirectory(prefix="cnnzoo-app-", ignore_cleanup_errors=True)
+    with scratch as folder, _environment(folder, host):
         blocks = page(models)
         blocks.queue(default_concurrency_limit=_AT_ONCE, max_size=_WAITING)
         off = ("share", "ssr_mode", "mcp_server", "pwa", "run_history", "enable_monitoring")
         theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        _, url, _ = blocks.launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, max_file_size=MAX_BYTES,
-            footer_links=[], css_paths=CSS, theme=theme, app_kwargs=dict(middleware=_middleware(folder)),
-            **dict.fromkeys(off, False),
-        )  # fmt: skip
+        try:
+            _, url, _ = blocks.launch(
+                server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, max_file_size=MAX_BYTES,
+                footer_links=[], css_paths=CSS, theme=theme, app_kwargs=dict(middleware=_middleware(folder)),
+                **dict.fromkeys(off, False),
+            )  # fmt: skip
+        except Exception as e:  # of Gradio, httpx or uvicorn
+            blocks.close(verbose=False)
+            raise CnnzooError(
+                f"The page cannot be served at {host}, port {port} ({type(e).__name__}: {str(e)[:200]}). Type: cnnzoo app "
+                f"--host {HOST} --port {PORT}"
+            ) from e
         try:
             yield url
         finally:
@@ -89,6 +97,11 @@ def check_address(host: str, port: int) -> None:
     Raises:
         CnnzooError: It cannot: the port is in use, say.
     """
+    if ":" in host:
+        raise CnnzooError(
+            f"{shown_path(host)} was given as the host; the page is served at IPv4 addresses and names only. Type: "
+            f"cnnzoo app --host {HOST}"
+        )
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -107,16 +120,21 @@ def check_address(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _environment(folder: str) -> Iterator[None]:
-    """Tells Gradio where to put what is sent, and takes away what it would read; all is as before at the end."""
+def _environment(folder: str, host: str) -> Iterator[None]:
+    """Tells Gradio where to put what is sent, and takes away what it would read; all is as before at the end.
+
+    Gradio asks its own page whether it is there, which no proxy can answer.
+    """
     before = dict(os.environ)
     for name in _CLEARED:
         os.environ.pop(name, None)
-    os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "localhost", HOST, host)))
+    told = dict(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False", NO_PROXY=direct, no_proxy=direct)
+    os.environ.update(told)
     try:
         yield
     finally:
-        for name in (*_CLEARED, "GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        for name in (*_CLEARED, *told):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]

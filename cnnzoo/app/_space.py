@@ -3,12 +3,11 @@
 import importlib.metadata
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from .. import checkpoints, registry
 from ..errors import CnnzooError, system_errors
-from ..files import user_path
+from ..files import atomic, kept_if_used, user_path
 from ..resolve import resolve
 from ..version import __version__
 from ._models import DEFAULT
@@ -58,18 +57,14 @@ def write_space(folder: str | os.PathLike, model: str | None = None) -> Path:
             f"{model} was given for a Space, which can use a model of the zoo or of the Hub only. Push it first: "
             f"cnnzoo push {model} ORG/NAME, then write --model hf-hub:ORG/NAME."
         )
-    folder = user_path(folder)
+    folder = user_path(folder).resolve()  # of a link, and of `.`, the folder that is meant
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CnnzooError(f"{folder} already exists; a new or an empty folder is needed. Choose another name.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name[:40]}.", dir=folder.parent) as scratch:
-        whole = Path(scratch) / "space"
-        whole.mkdir()
-        for name, content in _files(model, source.name.partition("@")[0] if source.kind == "hub" else None).items():
-            (whole / name).write_text(content, encoding="utf-8")
-        if folder.is_dir():
-            folder.rmdir()
-        whole.rename(folder)
+    files = _files(model, source.name.partition("@")[0] if source.kind == "hub" else None)
+    with kept_if_used(folder):
+        for name, content in files.items():
+            with atomic(folder / name) as temporary:
+                temporary.write_text(content, encoding="utf-8")
     return folder
 
 

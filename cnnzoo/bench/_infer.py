@@ -21,6 +21,7 @@ from ..errors import CnnzooError, ExportError
 from ..files import user_path
 from ..inference import evaluation_copy, inference_form
 from ..progress import progress
+from ..resolve import resolve
 from ._peers import PEERS, is_peer, make
 
 BATCHES = (1, 64, 256, 1024)
@@ -47,6 +48,7 @@ def forms(
     threads: tuple[int, ...] = (1, 2),
     batches: tuple[int, ...] = BATCHES,
     data_dir: str | Path | None = None,
+    download: bool = False,
     files: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Times models in several forms on the same raw 28x28 pixels, all in turn, round after round.
@@ -61,7 +63,7 @@ def forms(
         wanted: Forms to time, of `FORMS`.
         threads: Of torch and ONNX Runtime.
         batches: Images per call.
-        data_dir: Where the data set is.
+        data_dir, download: Where the data set is, and whether it may be fetched, see `data.load_split`.
         files: A folder for the exported files, of which those that are there are taken; None for one that is removed.
 
     Returns:
@@ -71,12 +73,20 @@ def forms(
         which says so, in the place of the last two.
 
     Raises:
-        CnnzooError: There is no such form.
+        CnnzooError: There is no such form, or a model is neither a pretrained one of the zoo nor one of timm.
+        DataError: The data set is not there.
     """
+    for name in names:
+        if (kind := resolve(name).kind) not in ("name", "timm"):
+            raise CnnzooError(
+                f"{name} was given, a {kind}; pretrained models of the zoo and timm:NAME can be timed. Choose one of "
+                "cnnzoo list --pretrained."
+            )
     if strangers := set(wanted) - set(FORMS):
         raise CnnzooError(
             f"The forms {', '.join(sorted(strangers))} were given, allowed are {', '.join(FORMS)}. Choose those."
         )
+    data.load_split(split="test", data_dir=data_dir, download=download)  # before the minutes of timing
     accuracy: dict[tuple[str, str], float | None] = {}
     former = torch.get_num_threads()
     rows: list[dict[str, Any]] = []

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ..errors import CnnzooError
 from ..files import check_writable, user_path, write_json
 from ._common import data_dir_option, download_option, json_option, may_download, table
 
@@ -23,7 +24,9 @@ def bench() -> None:
 
 @bench.command("train")
 @click.option("--out", default="bench_train.json", show_default=True, metavar="FILE", help="Where the numbers go.")
-@click.option("--seeds", default=3, show_default=True, help="Whole runs for each goal; 0 leaves them out.")
+@click.option(
+    "--seeds", type=click.IntRange(0), default=3, show_default=True, help="Whole runs for each goal; 0 leaves them out."
+)
 @data_dir_option
 @download_option
 @json_option
@@ -61,6 +64,7 @@ def scaling(out: str, as_json: bool) -> None:
 @click.option("--out", default="bench_infer.json", show_default=True, metavar="FILE", help="Where the numbers go.")
 @click.option("--picture", metavar="FILE", help="A picture of accuracy against speed.")
 @data_dir_option
+@download_option
 @json_option
 def infer(
     models: tuple[str, ...],
@@ -71,6 +75,7 @@ def infer(
     out: str,
     picture: str | None,
     data_dir: str | None,
+    download: bool | None,
     as_json: bool,
 ) -> None:
     """Time MODELS in several forms (eager, exported, ...), those of others too, on the same images.
@@ -86,8 +91,11 @@ def infer(
         from .. import canvas
 
         canvas.check_picture(picture)
+        if wanted and not {"onnx", "onnx int8"} & set(wanted):
+            raise click.UsageError("--picture shows the forms onnx and onnx int8. Add one of them: --form onnx.")
     given = dict(names=models, wanted=wanted, threads=threads, batches=batches)
-    rows = bench.forms(**{k: v for k, v in given.items() if v}, data_dir=data_dir, files=files)
+    where = dict(data_dir=data_dir, download=may_download(data_dir, download), files=files)
+    rows = bench.forms(**{k: v for k, v in given.items() if v}, **where)
     found = dict(bench.machine(), rows=rows, cold_start=bench.cold_start())
     _show("infer", found, out, as_json)
     if picture:
@@ -113,6 +121,8 @@ def peers(runs: tuple[str, ...], timed: str | None, picture: str | None, as_json
 
         canvas.check_picture(picture)  # before anything is kept
     found = checkpoints.read_json(user_path(timed)) if timed else None
+    if found is not None and not found.get("rows"):
+        raise CnnzooError(f"{timed} has no rows of bench infer. Pass the file that cnnzoo bench infer wrote.")
     rows = bench.keep(bench.collect(runs))
     if found and picture:
         bench.draw(found, picture)

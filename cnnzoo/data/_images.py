@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import DataError, InputError
 from ..progress import progress
 
+_UNSEEN = 16  # of 255: if nothing of an image is lighter, nobody sees anything on black
 _LISTED = 10  # broken files that an error names
 
 
@@ -171,7 +172,7 @@ class ToMode(nn.Module):
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Any PIL image to 8-bit grayscale (`"L"`), colour (`"RGB"`), or colour with alpha (`"RGBA"`).
 
-    Without an alpha channel what is transparent becomes black.
+    Without an alpha channel what is transparent becomes black; or white, if all the rest is black and could not be seen.
     """
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
@@ -182,6 +183,8 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.has_transparency_data and mode != "RGBA":
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
+        if image.convert("L").getextrema()[1] <= _UNSEEN:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), rgba)
     return image.convert(mode)
 
 
@@ -189,7 +192,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     # Pillow clips wide modes to 255. 16-bit files open as I;16 or I; F is [0, 1], as arrays are.
     values = np.asarray(image, dtype=np.float64)
     if image.mode != "F":
-        top = 65535.0 if image.mode != "I" or values.max() > 255 else 255.0
+        top = 65535.0 if values.max() > 255 else 255.0  # in files of 16 bits there are images of 8 bits
         if values.min() < 0 or values.max() > 65535:
             raise InputError(
                 f"An image of mode {image.mode} with values from {values.min():.0f} to {values.max():.0f} was given, "

@@ -82,8 +82,10 @@ def photo_steps(photo: Any, how: str = "auto") -> Photo:
     gray = np.asarray(colour.convert("L"), dtype=np.float32)
     gray = np.where(mask, 255 - gray if light else gray, 0)
     mean = gray[mask].mean()
-    if mean < _DULL:
-        gray = (gray * (_DULL / max(mean, 1))).clip(0, 255)
+    if mean < 1:  # a black garment whose outline is in the alpha channel: there are no shades to brighten
+        gray = np.where(mask, _DULL, 0.0)
+    elif mean < _DULL:
+        gray = (gray * (_DULL / mean)).clip(0, 255)
     rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     cut = Image.fromarray(gray.round().astype(np.uint8)).crop(box)

@@ -157,6 +157,12 @@ def read_hub(
     repo = name.removeprefix("hfds/")
     readers = open_hub(repo, data_dir, download)
     values = {split: list(reader.iter_targets()) for split, reader in readers.items()}
+    for split, labels in values.items():
+        if (odd := next((v for v in labels if not isinstance(v, (int, str))), 0)) != 0:
+            raise DataError(
+                f"The {split} split of {repo} has {str(odd)[:60]} among its labels; one class for each image, a number or a "
+                "text, is needed. Choose a data set for image classification."
+            )
     classes = readers["train"].class_to_idx
     if classes:
         index = {i: i for i in classes.values()}
@@ -234,8 +240,10 @@ def open_hub(repo: str, data_dir: Path | None, download: bool) -> dict[str, Any]
                 "data set for image classification."
             )
         splits = {"train": "train"}
-        if test := next((k for k in TEST_NAMES if k in tables), None):
-            splits["test"] = test
+        # Of some sets, ImageNet's among them, the labels of the test split are secret: all of them are -1 or missing.
+        tests = [k for k in TEST_NAMES if k in tables and any(v not in (-1, None) for v in tables[k][labels[0]])]
+        if tests:
+            splits["test"] = tests[0]
         return {
             k: create_reader(f"hfds/{repo}", root, split, input_key=images[0], target_key=labels[0])
             for k, split in splits.items()

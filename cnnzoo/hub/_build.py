@@ -97,7 +97,7 @@ def _build_runs(runs: list[Path], holdout_run: Path | None, out: Path, variant: 
     with replacing(folder) as made:
         with atomic(made / checkpoints.WEIGHTS) as temporary:
             shutil.copyfile(source.weights, temporary)
-        write_rest(made, folder, model, source.info, metrics, recipe)
+        write_rest(made, model, source.info, metrics, recipe)
     return folder
 
 
@@ -141,7 +141,7 @@ def _build_model(model: nn.Module, out: Path, labels: Sequence[str] | None) -> P
         )  # fmt: skip
         if base := getattr(model, "base_model", None):
             metrics["base_model"] = base
-        write_rest(made, folder, copy, info, metrics, {})
+        write_rest(made, copy, info, metrics, {})
     return folder
 
 
@@ -182,7 +182,7 @@ def _twin(folder: Path, out: str | Path) -> Path:
             if (folder / picture).is_file():  # copied, since other versions of matplotlib and Pillow draw differently
                 shutil.copyfile(folder / picture, scratch / picture)
         metrics = dict(metrics, in_chans=3, params=size.params, macs=size.macs, sha256=digest)
-        write_rest(scratch, made, model, info, metrics, recipe)
+        write_rest(scratch, model, info, metrics, recipe)
     return made
 
 
@@ -212,6 +212,7 @@ def folder_of(model: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder`, whose files become that folder's when the block ends well."""
+    folder = folder.resolve()  # of a link the folder that it leads to
     try:
         with kept_if_used(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             yield Path(scratch)
@@ -242,10 +243,8 @@ def placed_in(out: str | Path) -> Iterator[Path]:
                     os.replace(path, place / path.name)
 
 
-def write_rest(
-    made: Path, folder: Path, model: nn.Module, info: DatasetInfo, metrics: dict[str, Any], recipe: dict[str, Any]
-) -> None:
-    """All but the weights: what follows from model, metrics and recipe, and these; `folder` is what it will be called."""
+def write_rest(made: Path, model: nn.Module, info: DatasetInfo, metrics: dict[str, Any], recipe: dict[str, Any]) -> None:
+    """All but the weights: what follows from model, metrics and recipe, and these."""
     temperature = metrics.get("temperature", 1.0)
     shown = widened(info) if metrics.get("in_chans", info.image_size[0]) != info.image_size[0] else info
     write_json(made / CONFIG, config(model, shown, temperature, metrics.get("tag")))
@@ -254,7 +253,7 @@ def write_rest(
         write_json(made / RECIPE, recipe)
     draw(made, model, info, metrics)
     with atomic(made / CARD) as temporary:
-        temporary.write_text(card(folder.name, metrics, recipe), encoding="utf-8")
+        temporary.write_text(card(full_name(metrics, info), metrics, recipe), encoding="utf-8")
 
 
 def config(model: nn.Module, info: DatasetInfo, temperature: float = 1.0, tag: str | None = None) -> dict[str, Any]:
@@ -323,10 +322,14 @@ def read_numbers(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A checkpoint folder's metrics, and its recipe, which is empty where there is none.
 
     Raises:
-        CheckpointError: They cannot be read.
+        CheckpointError: They cannot be read, or there are measured numbers without a recipe.
     """
-    has_recipe = (folder / RECIPE).exists()
-    return _read_metrics(folder), checkpoints.read_json(folder / RECIPE) if has_recipe else {}
+    metrics, has_recipe = _read_metrics(folder), (folder / RECIPE).exists()
+    if "top1" in metrics and not has_recipe:
+        raise CheckpointError(
+            f"{folder} lacks {RECIPE}, which is needed with measured numbers. Make the folder again: cnnzoo build."
+        )
+    return metrics, checkpoints.read_json(folder / RECIPE) if has_recipe else {}
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _measure(
         added["photos"] = dict(top1=found.top1, count=found.count)
     with replacing(folder) as made:
         shutil.copyfile(folder / checkpoints.WEIGHTS, made / checkpoints.WEIGHTS)
-        write_rest(made, folder, model.cpu(), info, _after("ece", metrics, added), recipe)
+        write_rest(made, model.cpu(), info, _after("ece", metrics, added), recipe)
     return added
 
 

@@ -13,7 +13,7 @@ from ..client import Missing, Repository, is_transient, pause, within
 from ..datasets import facts
 from ..errors import CheckpointError, HubError, system_errors
 from ..files import user_path
-from ..remote import digests
+from ..remote import digests, fetch
 from ..version import __version__
 from ._build import folder_of, read_numbers, twin
 from ._card import RGB, card, full_name
@@ -23,7 +23,7 @@ from ._verify import verify
 _MESSAGE = f"Push from cnnzoo {__version__}"
 _TRIES = 6
 _TIMEOUT = 30  # seconds, for each question
-_KEEP = (".gitattributes",)  # the Hub's own file
+_KEEP = (".gitattributes", "LICENSE")  # the Hub's own file, and the owner's
 
 
 @system_errors()
@@ -38,8 +38,9 @@ def push(
 ) -> str:
     """Publishes a checkpoint: verifies its folder, and makes a branch hold exactly its files, in one commit.
 
-    What an older version left there goes in the same commit. A push to `main` brings the branch `rgb`, which has the
-    3-channel twin of a 1-channel model, up to date too. Pushing what is already there makes no commit.
+    What an older version left there goes in the same commit. A push to `main` brings the branch `rgb` up to date too, which
+    has the 3-channel twin of a 1-channel model; a 3-channel model itself is put there, where the branch exists. Pushing what
+    is already there makes no commit.
 
     Args:
         model: A checkpoint folder, the name of one of the zoo's, or a run folder; see `verify`.
@@ -56,6 +57,8 @@ def push(
         CheckpointError, UnknownNameError: As `verify`; the folder is not fit to be published.
         HubError: The Hub refuses or cannot be reached. What others see is the old state or the new one.
     """
+    if repo_id.count("/") != 1:
+        raise HubError(f"{repo_id!r} was given; a repository has an owner and a name. Push to you/{repo_id.split('/')[-1]}.")
     repo, branch = Repository(repo_id, token), revision or "main"
     with folder_of(model) as folder, tempfile.TemporaryDirectory() as scratch:
         verify(folder)
@@ -84,7 +87,7 @@ def publish(
     with system_errors():
         if place.is_dir():
             os.listdir(place)  # glob finds nothing where it may not look
-        folders = sorted(p.parent for p in place.glob(f"*.*/{CONFIG}"))
+        folders = sorted(p.parent for p in place.glob(f"[!.]*.*/{CONFIG}"))  # a dot is a folder that is being made
     if not folders:
         what = "holds no checkpoint folder, NAME.TAG" if place.is_dir() else "is not a folder"
         raise CheckpointError(f"{place} {what}; nothing was published. Name the folder that cnnzoo build put them into.")
@@ -126,18 +129,42 @@ def _push(repo: Repository, branches: dict[str, dict[str, bytes]], private: bool
             f"{repo.repo_id} is {found}, but {asked} was asked for; nothing was sent. Pass private={info.private}, or "
             "change it in the repository's settings."
         )
-    held = {s.rfilename for s in info.siblings or ()} - {*_KEEP, CARD, "LICENSE"}
-    if held and CONFIG not in held:
-        shown = ", ".join(sorted(held)[:3])
-        raise HubError(
-            f"{repo.repo_id} holds other files ({shown}), and no checkpoint; nothing was sent. Push to a new name."
-        )
+    _check_replaceable(repo, info)
+    if branches.keys() == {"main"} and _has_branch(repo, RGB):  # of the gray model that was there before
+        branches = branches | {RGB: branches["main"]}
     commits = []
     for branch, contents in branches.items():
         if branch != "main":
             repo.ask(repo.api.create_branch, repo.repo_id, branch=branch, exist_ok=True, attempts=_TRIES)
         commits.append(_commit(repo, branch, contents))
     return commits[0]
+
+
+def _check_replaceable(repo: Repository, info: ModelInfo) -> None:
+    """Sees that a repository holds nothing, or a model of the zoo's, whose place the pushed one takes.
+
+    Raises:
+        HubError: It holds something else.
+    """
+    held = {s.rfilename for s in info.siblings or ()} - {*_KEEP, CARD}
+    if not held:
+        return
+    shown = ", ".join(sorted(held)[:3])
+    try:
+        if CONFIG in held:
+            fetch(repo, str(info.sha), weights=False)
+            return
+    except CheckpointError:
+        shown += "; its config.json is of another model"
+    raise HubError(f"{repo.repo_id} holds other files ({shown}), and no checkpoint; nothing was sent. Push to a new name.")
+
+
+def _has_branch(repo: Repository, branch: str) -> bool:
+    try:
+        _info(repo, branch)
+    except Missing:
+        return False
+    return True
 
 
 def _commit(repo: Repository, branch: str, contents: Mapping[str, bytes]) -> str:

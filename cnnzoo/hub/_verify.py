@@ -58,10 +58,6 @@ def _verify(folder: Path) -> dict:
     _check_files(folder)
     metrics, recipe = read_numbers(folder)
     weights = folder / checkpoints.WEIGHTS
-    if "top1" in metrics and not recipe:
-        raise CheckpointError(
-            f"{folder} lacks {RECIPE}, which is needed with measured numbers. Make the folder again: cnnzoo build."
-        )
     if not isinstance(metrics.get("sha256"), str):
         raise CheckpointError(f"{folder / METRICS} has no sha256 of the weights. Make the folder again: cnnzoo build.")
     checkpoints.verify(weights, metrics["sha256"])
