@@ -75,7 +75,7 @@ def test_a_push_survives_one_503(server, cache, route):
 @fault("503 each time, on each route of a push", "`HubError`; the repository holds the old version or the new one, whole")
 @pytest.mark.parametrize("route", PUSH)
 def test_a_push_ends_when_503_does_not(server, route):
-    old = {"config.json": b"old"}
+    old = {"config.json": FILES["config.json"]}
     server.put(MINE, old, private=True)
     server.fault(route, 503, ALWAYS)
     refused(lambda: hub.push(FOLDER, MINE, token=ALICE), MINE, kind=HubError)
@@ -275,7 +275,7 @@ def test_a_stale_parent_is_made_anew(server, transport):
     server.put(MINE, FILES, private=True)
     theirs = []
     server.fault("commit", lambda: theirs.append(server.put(MINE, {"config.json": b"theirs", "new.txt": b""})))
-    server.put(MINE, {"config.json": b"old"})
+    server.put(MINE, {"config.json": FILES["config.json"]})
     commit = hub.push(FOLDER, MINE, token=ALICE)
     assert len(theirs) == 1 and server.routes().count("commit") >= 3  # refused, main, rgb; on a busy machine some again
     assert server.repos[MINE].branches["main"] == commit
@@ -302,7 +302,7 @@ def test_a_private_repository_stays_closed(server, cache, token, words):
 )
 def test_only_the_owner_pushes(server, token, words):
     refused(lambda: hub.push(FOLDER, MINE, token=token), words, kind=HubError)
-    server.put(MINE, {"config.json": b"{}"})
+    server.put(MINE, {"config.json": FILES["config.json"]})
     refused(lambda: hub.push(FOLDER, MINE, private=False, token=token), words, kind=HubError)
     assert server.names(MINE) == {"config.json"} and "lfs-put" not in server.routes()
 
@@ -321,7 +321,7 @@ def test_the_token_is_never_shown(server, cache, route, status, caplog, capfd):
     server.fault(route, status, ALWAYS, at=1)
     act = (lambda: hub.push(FOLDER, MINE, token=ALICE)) if route == "commit" else (lambda: pull(cache, token=ALICE))
     if route == "commit":
-        server.put(MINE, {"config.json": b"{}"})
+        server.put(MINE, {"config.json": FILES["config.json"]})
     refused(act, MINE if status != 401 else "token", kind=HubError)
     assert ALICE not in caplog.text + "".join(capfd.readouterr())
 

@@ -11,6 +11,7 @@ from hub_helpers import FILES, MINE, WEIGHTS, assert_nothing_half_written, asser
 from loopback_http import ALWAYS
 
 import cnnzoo
+from cnnzoo.configs import MAX_CONFIG
 from cnnzoo.errors import CheckpointError, CnnzooError, HubError
 
 pytestmark = [pytest.mark.usefixtures("brisk"), pytest.mark.timeout(300)]  # that is a hang
@@ -111,7 +112,7 @@ def config(**changes):
 
 
 CONFIGS = dict(
-    huge=b" " * 200_000 + FILES["config.json"],
+    huge=b" " * MAX_CONFIG + FILES["config.json"],
     empty=b"",
     not_json=b"\x80\x04\x95pickle",
     a_list=b"[]",

@@ -145,7 +145,9 @@ def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
     array = _numbers(array)
     kind = np.uint8 if facts["preprocess"] else np.float32
     if array.dtype != kind:
-        raise InputError(f"An array of type {array.dtype} was given; {np.dtype(kind)} is needed. Convert it with .astype.")
+        how = "Multiply numbers from 0 to 1 by 255, round them, and call .astype(numpy.uint8)"
+        how = how if kind is np.uint8 and array.dtype.kind == "f" else f"Convert it with .astype({np.dtype(kind)})"
+        raise InputError(f"An array of type {array.dtype} was given; {np.dtype(kind)} is needed. {how}.")
     limits = facts["limits"]
     if facts["preprocess"] and limits[1][1] == 1 and array.ndim in (2, 3):
         if array.ndim == 3 and len(array) == 3:
