@@ -254,11 +254,6 @@ def test_bad_input_is_named_and_leaves_no_file(tmp_path, path, kwargs, error, wo
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_small_type_that_is_not_checked_needs_no_images(tmp_path):
-    path = cnnzoo.export("lenet_tiny", tmp_path / "model.pt2", dtype="bf16", verify=False, data_dir=tmp_path)
-    assert cnnzoo.load_exported(path)(np.zeros((28, 28), np.uint8))[1].shape == (1, 10)
-
-
 def test_a_path_that_is_a_folder_is_named(tmp_path):
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(CnnzooError, match="model.pt2 is a folder; .* Write .*model.pt2/model.pt2"):
@@ -270,13 +265,6 @@ def test_a_gpu_that_is_not_there_is_no_device(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(CnnzooError, match="Pass device='cpu'"):
         cnnzoo.export("lenet_tiny", tmp_path / "model.pt2", device="cuda")
-
-
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
-def test_of_a_model_in_a_wrapper_the_model_inside_is_exported(wrap, tmp_path):
-    model = cnnzoo.create_model("lenet_tiny", pretrained=True).eval()
-    facts = [cnnzoo.load_exported(cnnzoo.export(m, tmp_path / "model.pt2")).facts for m in (model, wrap(model))]
-    assert facts[0] == facts[1] and facts[0]["source"] == "lenet_tiny.fashion_mnist"
 
 
 def test_what_is_no_model_of_timm_is_refused(tmp_path):

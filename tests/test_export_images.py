@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn.utils import prune
 
 import cnnzoo
@@ -68,3 +69,15 @@ def test_a_pruned_model_is_refused_with_what_to_do(tmp_path):
     prune.l1_unstructured(model.stem[0].conv, "weight", 0.5)
     with pytest.raises(InputError, match="prune.remove"):
         cnnzoo.export(model, tmp_path / "made.pt2")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_of_a_model_in_a_wrapper_the_model_inside_is_exported(wrap, tmp_path):
+    model = cnnzoo.create_model("lenet_tiny", pretrained=True).eval()
+    facts = [cnnzoo.load_exported(cnnzoo.export(m, tmp_path / "model.pt2")).facts for m in (model, wrap(model))]
+    assert facts[0] == facts[1] and facts[0]["source"] == "lenet_tiny.fashion_mnist"
+
+
+def test_a_small_type_that_is_not_checked_needs_no_images(tmp_path):
+    path = cnnzoo.export("lenet_tiny", tmp_path / "model.pt2", dtype="bf16", verify=False, data_dir=tmp_path)
+    assert cnnzoo.load_exported(path)(np.zeros((28, 28), np.uint8))[1].shape == (1, 10)

@@ -112,7 +112,7 @@ def test_pictures_to_check_with_have_the_colours_and_details_that_the_model_sees
     model = cnnzoo.create_model("resnet_tiny", in_chans=3, num_classes=2).eval()
     model.pretrained_cfg["input_size"] = (3, 48, 48)
     pipeline = _pipeline.make_pipeline(model, torch.float32, True)
-    split = _export._images(pipeline, "folder", "train", dict(data_dir=tmp_path))
+    split = _export._images(pipeline, "train", dict(dataset="folder", data_dir=tmp_path, skip_broken=False))
     assert split.images.shape == (16, 3, 48, 48)
     assert split.images[:, 1].max() == 0 and split.images[:, 0].max() == 255
 

@@ -190,7 +190,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("site")
     package = Path(cnnzoo.__file__).parent
     shutil.copytree(package, site / "cnnzoo", ignore=shutil.ignore_patterns("hub_configs", "__pycache__"))
-    for tag, mean in (("fashion_mnist", 0.286), ("other", 0.5)):
+    for tag, mean in (("fashion_mnist", 0.286), ("other_fashion_mnist", 0.5)):
         folder = site / "cnnzoo" / "hub_configs" / f"lenet_tiny.{tag}"
         folder.mkdir(parents=True)
         weights = folder / checkpoints.WEIGHTS
@@ -222,16 +222,16 @@ def run_installed(site: Path, code: str) -> subprocess.CompletedProcess:
 
 def test_a_checkpoint_folder_is_all_it_takes_to_be_pretrained(installed):
     run = run_installed(installed, """
-names = ["lenet_tiny.fashion_mnist", "lenet_tiny.other"]
+names = ["lenet_tiny.fashion_mnist", "lenet_tiny.other_fashion_mnist"]
 assert cnnzoo.list_pretrained() == names
 assert [n for n in timm.list_pretrained() if n.startswith("lenet")] == names
-assert "lenet_tiny.other" in timm.list_models("lenet*", include_tags=True)
+assert "lenet_tiny.other_fashion_mnist" in timm.list_models("lenet*", include_tags=True)
 assert timm.models.is_model_pretrained("lenet_tiny") and not timm.models.is_model_pretrained("lenet_small")
 for create in (cnnzoo.create_model, timm.create_model):
     model = create("lenet_tiny", pretrained=True).eval()
     assert model.pretrained_cfg["tag"] == "fashion_mnist"
     assert model.pretrained_cfg["label_names"] == tuple("abcdefghij")
-    other = create("lenet_tiny.other", pretrained=True).eval()
+    other = create("lenet_tiny.other_fashion_mnist", pretrained=True).eval()
     assert other.pretrained_cfg["mean"] == (0.5,)
     assert torch.equal(model(x), other(x))
     rgb = create("lenet_tiny", pretrained=True, in_chans=3).eval()

@@ -99,8 +99,8 @@ def check_address(host: str, port: int) -> None:
     """
     if ":" in host:
         raise CnnzooError(
-            f"{shown_path(host)} was given as the host; the page is served at IPv4 addresses and names only. Type: "
-            f"cnnzoo app --host {HOST}"
+            f"The page cannot be served at {shown_path(host)}: only IPv4 addresses and names are allowed. Type: cnnzoo app "
+            f"--host {HOST}"
         )
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

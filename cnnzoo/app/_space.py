@@ -57,7 +57,8 @@ def write_space(folder: str | os.PathLike, model: str | None = None) -> Path:
             f"{model} was given for a Space, which can use a model of the zoo or of the Hub only. Push it first: "
             f"cnnzoo push {model} ORG/NAME, then write --model hf-hub:ORG/NAME."
         )
-    folder = user_path(folder).resolve()  # of a link, and of `.`, the folder that is meant
+    folder = user_path(folder)
+    folder = folder.resolve() if folder.exists() else folder  # of a link, and of `.`, the folder that is meant
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CnnzooError(f"{folder} already exists; a new or an empty folder is needed. Choose another name.")
     files = _files(model, source.name.partition("@")[0] if source.kind == "hub" else None)

@@ -76,17 +76,13 @@ def forms(
         CnnzooError: There is no such form, or a model is neither a pretrained one of the zoo nor one of timm.
         DataError: The data set is not there.
     """
-    for name in names:
-        if (kind := resolve(name).kind) not in ("name", "timm"):
-            raise CnnzooError(
-                f"{name} was given, a {kind}; pretrained models of the zoo and timm:NAME can be timed. Choose one of "
-                "cnnzoo list --pretrained."
-            )
+    _check_names(names)
     if strangers := set(wanted) - set(FORMS):
         raise CnnzooError(
             f"The forms {', '.join(sorted(strangers))} were given, allowed are {', '.join(FORMS)}. Choose those."
         )
-    data.load_split(split="test", data_dir=data_dir, download=download)  # before the minutes of timing
+    if download:  # before the minutes of timing
+        data.load_split(split="test", data_dir=data_dir, download=True)
     accuracy: dict[tuple[str, str], float | None] = {}
     former = torch.get_num_threads()
     rows: list[dict[str, Any]] = []
@@ -101,6 +97,15 @@ def forms(
         finally:
             torch.set_num_threads(former)
     return rows
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if (kind := resolve(name).kind) not in ("name", "timm"):
+            raise CnnzooError(
+                f"{name} was given, a {kind}; pretrained models of the zoo and timm:NAME can be timed. Choose one of "
+                "cnnzoo list --pretrained."
+            )
 
 
 def cold_start(runs: int = 3) -> dict[str, Any]:

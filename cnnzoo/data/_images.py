@@ -183,7 +183,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.has_transparency_data and mode != "RGBA":
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), rgba)
-        if image.convert("L").getextrema()[1] <= _UNSEEN:
+        if image.convert("L").getextrema()[1] <= _UNSEEN and rgba.getchannel("A").getbbox():
             image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), rgba)
     return image.convert(mode)
 

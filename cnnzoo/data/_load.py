@@ -98,9 +98,8 @@ def load_splits(
         DataError: A file is missing, truncated, altered or unreadable; the message says which and where it belongs.
     """
     splits = (splits,) if isinstance(splits, str) else splits
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown("split", split, SPLITS)
+    if strangers := [split for split in splits if split not in SPLITS]:
+        raise unknown("split", strangers[0], SPLITS)
     name = _canonical(name)
     size = _checked_size(image_size, size_of(name))
     folder = user_path(data_dir) if data_dir else None

@@ -68,8 +68,7 @@ def export(
     format = format or format_of(path)
     _check(path, format, dtype, device, quantize, preprocess)
     network = registry.create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model
-    network = unwrapped(runnable(network))
-    _check_model(network)
+    network = _checked(network)
     with _ONE_AT_A_TIME, atomic(path) as temporary, tempfile.TemporaryDirectory() as scratch:
         pipeline = make_pipeline(network, DTYPES[dtype], preprocess).to(device)
         how = dict(dtype=quantize or dtype, device=device, preprocess=preprocess, limits=limits(pipeline))
@@ -138,8 +137,9 @@ def _check(path: Path, format: str, dtype: str, device: str, quantize: str | Non
         )
 
 
-def _check_model(network: nn.Module) -> None:
-    """Refuses what no file can answer for: it has to map images to the logits of classes."""
+def _checked(model: nn.Module) -> nn.Module:
+    """The model inside of its wrappers, if a file can answer for it: it has to map images to the logits of classes."""
+    network = unwrapped(runnable(model))
     if hasattr(network, "pretrained_cfg") and not (
         hasattr(network, "get_classifier") and getattr(network, "num_classes", 0)
     ):
@@ -148,6 +148,7 @@ def _check_model(network: nn.Module) -> None:
             "without features_only and with num_classes of at least 1."
         )
     checkpoints.check_weights(network.state_dict(), network, f"The {type(network).__name__}")
+    return network
 
 
 def _facts(network: nn.Module) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def folder_of(model: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder`, whose files become that folder's when the block ends well."""
-    folder = folder.resolve()  # of a link the folder that it leads to
+    folder = folder.resolve() if folder.exists() else folder  # of a link the folder that it leads to
     try:
         with kept_if_used(folder), tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             yield Path(scratch)

@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import InputError
-from ..inference import unwrapped
 from ._fields import Axis, Field, field_after
 
 
@@ -84,7 +83,7 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Call:
     Raises:
         InputError: `input_size` is no size, or `model` cannot run on it.
     """
-    model = unwrapped(model)  # the graph of a compiled model has no modules
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, whose graph has no modules
     try:
         valid = len(input_size) > 0 and all(isinstance(n, int) and n > 0 for n in input_size)
     except TypeError:
