@@ -371,7 +371,9 @@ def answering(model: nn.Module, photo_model: nn.Module | None, images: int) -> C
     """
     classes = class_count(model)
     check_photo_model(model, photo_model)
-    forms = {kind: (inference_form(m, images), temperature(m)) for kind, m in ((False, model), (True, photo_model or model))}
+    usual = inference_form(model, images), temperature(model)
+    others = usual if photo_model is None else (inference_form(photo_model, images), temperature(photo_model))
+    forms = {False: usual, True: others}
 
     def logits(inputs: Sequence[Input]) -> Tensor:
         rows = torch.zeros(len(inputs), classes)
