@@ -117,13 +117,23 @@ def test_pictures_to_check_with_have_the_colours_and_details_that_the_model_sees
     assert split.images[:, 1].max() == 0 and split.images[:, 0].max() == 255
 
 
-def test_a_file_may_be_better_than_its_model_but_not_worse(tmp_path):
+def test_a_file_may_be_better_than_its_model_but_not_worse_by_more_than_one_of_a_few_images(tmp_path):
     one, other = (cnnzoo.create_model("lenet_tiny").eval() for _ in range(2))
     made, theirs = (cnnzoo.export(m, tmp_path / f"{name}.onnx") for m, name in ((one, "one"), (other, "other")))
     answers = [cnnzoo.load_exported(path).run(IMAGES.numpy())[0].argmax(1) for path in (made, theirs)]
-    assert (answers[0] != answers[1]).any()
+    differ = (answers[0] != answers[1]).nonzero()[0]
+    neither = next(c for c in range(10) if c not in np.concatenate(answers))
     info = datasets.get_dataset_info("fashion_mnist")
-    right_is_the_file, right_is_the_model = (data.Split(IMAGES, torch.from_numpy(labels), info) for labels in answers)
-    _verify.compare(made, other, True, right_is_the_file, "int8", tmp_path)
-    with pytest.raises(ExportError, match="points below the model's; allowed is 0.3"):
-        _verify.compare(made, other, True, right_is_the_model, "int8", tmp_path)
+
+    def compare(labels):
+        _verify.compare(made, other, True, data.Split(IMAGES, torch.from_numpy(labels), info), "int8", tmp_path)
+
+    def model_is_right_alone(count):
+        labels = np.full(len(IMAGES), neither)
+        labels[differ[:count]] = answers[1][differ[:count]]
+        return labels
+
+    compare(answers[0])
+    compare(model_is_right_alone(1))
+    with pytest.raises(ExportError, match="on 32 test images is 6.25 points below the model's; allowed is 3.12"):
+        compare(model_is_right_alone(2))

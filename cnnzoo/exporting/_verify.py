@@ -15,7 +15,7 @@ from ._pipeline import Pipeline, make_pipeline
 
 _BATCHES = (1, 2, 17)  # compared with the model: one, the one it was traced with, an odd one
 _TOLERANCE = 1e-4  # of fp32 logits
-_POINTS = {"bf16": 0.1, "int8": 0.3}  # of top-1 on the test set that a smaller type may lose, in percent
+_POINTS = {"bf16": 0.1, "int8": 0.3}  # percent of the test images, at least one, that a smaller type may lose
 _PART = 500  # images at a time
 
 
@@ -66,10 +66,11 @@ def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split 
             raise ExportError(f"The file's logits differ from the model's by {worst:.2g}; allowed is {_TOLERANCE:g}.")
         return
     right, kept = ((x.argmax(1) == split.labels).float().mean().item() for x in (logits, found))
-    if not 100 * (right - kept) <= _POINTS[dtype]:
+    allowed = max(_POINTS[dtype], 100 / len(split))  # of a few images, one says nothing
+    if not 100 * (right - kept) <= allowed + 1e-4:
         raise ExportError(
-            f"The file's top-1 on the test set is {100 * (right - kept):.2f} points below the model's; allowed is "
-            f'{_POINTS[dtype]}. Export it with dtype="fp32" and without quantize.'
+            f"The file's top-1 on {len(split):,} test images is {100 * (right - kept):.2f} points below the model's; "
+            f'allowed is {allowed:.3g}. Export it with dtype="fp32" and without quantize.'
         )
 
 
