@@ -327,6 +327,21 @@ def test_each_peer_is_held_against_the_most_accurate_of_ours_that_is_twice_as_fa
     assert table.cells[0][1:3] == ["94.00", "100 (onnx)"]
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["infer", "lenet_tiny", "--form", "eager", "--picture", "x.png"], 2, "--form onnx"),
+        (["infer", "hf-hub:me/mine", "--form", "eager"], 1, "pretrained models of the zoo and timm:NAME can be timed"),
+        (["train", "--seeds", "-1"], 2, "-1"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_before_anything_is(words, code, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["bench", *words])
+    assert result.exit_code == code and said in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_form_is_refused():
     with pytest.raises(CnnzooError, match="torch_export"):
         bench.forms(("lenet_tiny",), wanted=("tensorrt",))
