@@ -76,7 +76,7 @@ def evaluate_photos(
     readable = inputs()
     while chunk := list(islice(readable, _CHUNK)):
         outputs.append(logits_of(chunk))
-    tell_broken(reasons, len(files), str(data_dir), skip_broken and bool(outputs))
+    tell_broken(reasons, len(files), str(data_dir), skip_broken)
     logits, truth, warned = torch.cat(outputs), torch.tensor(classes), torch.tensor(doubtful)  # (N, K), (N,), (N,)
     right = logits.argmax(1) == truth
 

@@ -2,12 +2,13 @@
 
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from .data import read_one_of, tell_broken
 from .errors import InputError
 from .inference import Input, answering, class_labels, reader
 from .progress import progress
@@ -37,7 +38,8 @@ def predict(
     *,
     photo: str = "auto",
     photo_model: nn.Module | None = None,
-) -> Answer | list[Answer]:
+    skip_broken: bool = False,
+) -> Answer | list[Answer | None]:
     """Names what images show: labels, with probabilities, calibrated on clean images where the checkpoint has a temperature.
 
     Args:
@@ -51,12 +53,15 @@ def predict(
             `"never"`. Only models with Fashion-MNIST's classes treat them as photos of garments.
         photo_model: What answers for the images that are treated as photos; `model` itself if None. A model given by a name
             without tag has its weights for photos here, if they were measured to be better: see `registry.photo_weights`.
+        skip_broken: Of several images, answer None for those that cannot be used, with a warning. If none can, it is an
+            error all the same.
 
     Returns:
         For one image an `Answer`: a list of `topk` pairs (label, probability), most probable first; for several, a list of
         those.
 
     Raises:
+        DataError: With `skip_broken`, no image can be used.
         InputError: An image cannot be read, the list is empty, a model is no classifier, the two models have other classes
             or inputs, or `topk` is out of range.
         CheckpointError: The model's outputs are not finite.
@@ -74,25 +79,32 @@ def predict(
     read, logits_of = reader(model, photo), answering(model, photo_model, len(batch))
     labels = class_labels(model)
     topk = _checked_count(topk, len(labels))
-    answers: list[Answer] = []
+    answers: list[Answer | None] = [None] * len(batch)
+    reasons: dict[str, str] = {}
     for start in progress(range(0, len(batch), _CHUNK), "predicting", unit="batch"):
         chunk = range(start, min(start + _CHUNK, len(batch)))
-        inputs = [replace(_read(batch, i, read), steps={}) for i in chunk]  # pictures are large
-        values, classes = logits_of(inputs).softmax(1).topk(topk)  # (B, K) -> (B, topk) each
-        for one, row_values, row_classes in zip(inputs, values.tolist(), classes.tolist(), strict=True):
+        inputs = _inputs(batch, chunk, read, reasons if skip_broken and many else None)
+        values, classes = logits_of(list(inputs.values())).softmax(1).topk(topk)  # (B, K) -> (B, topk) each
+        for (i, one), row_values, row_classes in zip(inputs.items(), values.tolist(), classes.tolist(), strict=True):
             pairs = [(labels[c], v) for c, v in zip(row_classes, row_values, strict=True)]
-            answers.append(Answer(pairs, one.photo, one.warnings))
+            answers[i] = Answer(pairs, one.photo, one.warnings)
+    tell_broken(reasons, len(batch), "the list", skip_broken)
     return answers if many else answers[0]
 
 
-def _read(images: Sequence[Any], i: int, read: Callable[[Any], Input]) -> Input:
-    """One of several images; what is wrong with it says which one it is, and of a file its path."""
-    try:
-        return read(images[i])
-    except InputError as e:
-        if len(images) == 1 or isinstance(images[i], (str, os.PathLike)):  # whose path the message has already
-            raise
-        raise InputError(f"Image {i + 1} of {len(images)}: {e}") from e
+def _inputs(
+    images: Sequence[Any], chosen: Iterable[int], read: Callable[[Any], Input], reasons: dict[str, str] | None
+) -> dict[int, Input]:
+    """What a model gets of the chosen images, by index; why one cannot be used goes into `reasons`, if that is given."""
+    found = {}
+    for i in chosen:
+        try:
+            found[i] = replace(read_one_of(images, i, read), steps={})  # pictures are large
+        except InputError as e:
+            if reasons is None:
+                raise
+            reasons[str(images[i]) if isinstance(images[i], (str, os.PathLike)) else f"image {i + 1}"] = str(e)
+    return found
 
 
 def _checked_count(topk: Any, classes: int) -> int:

@@ -29,14 +29,39 @@ def test_a_model_of_timms_for_gray_images_exports_and_scales_them_as_predict_doe
         assert labels == [label] and found.max() == pytest.approx(probability, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lenet_tiny", "resnet_tiny"])  # the second takes any size, but does well at one
+def test_arrays_of_other_sizes_are_scaled_as_predict_does(name, tmp_path):
+    model = cnnzoo.create_model(name, pretrained=True)
+    file = cnnzoo.load_exported(cnnzoo.export(name, tmp_path / "made.onnx"))
+    large = [np.array(g.resize((90, 60))) for g in garments().values()]
+    colour = np.stack([np.stack([x] * 3, 2) for x in large])  # (B, H, W, 3)
+    wanted = [best[0] for best in cnnzoo.predict(model, large, photo="never")]
+    mixed = [*large[:5], *map(torch.from_numpy, large[5:])]
+    for images in (np.stack(large), np.stack(large)[:, None], large, mixed, colour):
+        labels, probabilities = file(images)
+        assert labels == [label for label, _ in wanted]
+        assert probabilities.max(1) == pytest.approx([p for _, p in wanted], abs=1e-4)
+    for image in (large[0], large[0][None], colour[0]):
+        assert file(image)[0] == labels[:1]
+    with pytest.raises(InputError, match="one image of three channels"):
+        file(colour.transpose(0, 3, 1, 2))
+    if name == "resnet_tiny":  # whose raw outputs can be had at other sizes
+        assert np.abs(file.run(np.stack(large))[1] - probabilities).max() > 0.01
+
+
 def test_lists_of_pictures_and_arrays_are_read_as_predict_reads_them(tmp_path):
     file = cnnzoo.load_exported(cnnzoo.export("lenet_tiny", tmp_path / "made.onnx"))
     bag, shirt = garments()["Bag"], np.asarray(garments()["Shirt"])
     palette = bag.convert("RGB").quantize(16)
     labels, _ = file([np.asarray(bag), palette, torch.from_numpy(shirt)])
     assert labels == ["Bag", "Bag", "Shirt"]
+    assert file([shirt, shirt[:, :20]])[0][0] == "Shirt"
     with pytest.raises(InputError, match="cannot be made one array"):
-        file([shirt, shirt[:20]])
+        file.run([shirt, shirt[:20]])
+    with pytest.raises(InputError, match="nowhere.png does not exist"):
+        file([bag, tmp_path / "nowhere.png"])
+    with pytest.raises(InputError, match="Image 2 of 2: "):
+        file([bag, Image.new("L", (1000, 1))])
     with pytest.raises(InputError, match="An array of type float32"):
         file(torch.rand(2, 1, 28, 28, requires_grad=True))
 

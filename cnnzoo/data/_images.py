@@ -3,7 +3,7 @@
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def create_transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
         )
     return v2.Compose(
         [
-            _to_pixels((chans, height, width), config["interpolation"]),
+            to_pixels((chans, height, width), config["interpolation"]),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(config["mean"], config["std"]),
         ]
@@ -85,8 +85,8 @@ def images_of(model: nn.Module) -> dict[str, Any]:
     return {name: found[name] for name in ("input_size", "mean", "std", "interpolation")}
 
 
-def _to_pixels(image_size: tuple[int, int, int], interpolation: str) -> Callable[[Image.Image], Tensor]:
-    """From a PIL image of any mode and size to uint8 `(C, H, W)`."""
+def to_pixels(image_size: tuple[int, int, int], interpolation: str) -> Callable[[Image.Image], Tensor]:
+    """What turns a PIL image of any mode and size into uint8 `image_size`, `(C, H, W)`, just as `create_transform` does."""
     from torchvision.transforms import v2
 
     chans, height, width = image_size
@@ -100,7 +100,6 @@ def read_images(
     *,
     place: str,
     skip_broken: bool = False,
-    interpolation: str = "bilinear",
 ) -> tuple[Tensor, list[int]]:
     """Many images of any kind as one tensor, made to fit just as `create_transform` does it for the models here.
 
@@ -110,15 +109,14 @@ def read_images(
         image_size: Channels (1 or 3), height and width to make of each.
         place: Where they all are, for messages.
         skip_broken: Leave out, with a warning, what cannot be read.
-        interpolation: How they are scaled; some of timm's models have another.
 
     Returns:
         uint8 `(N, *image_size)`, and the indices of the N images among `sources`.
 
     Raises:
-        DataError: An image cannot be read, and `skip_broken` is false.
+        DataError: An image cannot be read, and `skip_broken` is false, or none can.
     """
-    transform = _to_pixels(image_size, interpolation)
+    transform = to_pixels(image_size, "bilinear")
     images = torch.empty((len(names), *image_size), dtype=torch.uint8)
     good: list[int] = []
     reasons: dict[str, str] = {}
@@ -133,23 +131,39 @@ def read_images(
     return images[: len(good)], good
 
 
+def read_one_of(sources: Sequence[Any], index: int, read: Callable[[Any], Any]) -> Any:
+    """What `read` makes of one of several images; what is wrong with it says which one it is, and of a file its path.
+
+    Raises:
+        InputError: It cannot be used.
+    """
+    try:
+        return read(sources[index])
+    except InputError as e:
+        if len(sources) == 1 or isinstance(sources[index], (str, os.PathLike)):  # whose path the message has already
+            raise
+        raise InputError(f"Image {index + 1} of {len(sources)}: {e}") from e
+
+
 def tell_broken(reasons: dict[str, str], count: int, place: str, skip_broken: bool) -> None:
     """Refuses those of `count` images that cannot be used, or warns of them if they are to be left out.
 
     Args:
         reasons: What is wrong, by the names of the images.
         place: Where all the images are.
+        skip_broken: Whether to warn. If none can be used, they are refused all the same.
 
     Raises:
-        DataError: There are some, and `skip_broken` is false.
+        DataError: There are some, and `skip_broken` is false, or no other is left.
     """
     if not reasons:
         return
     more = f" and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
     text = f"{len(reasons)} of {count} images in {place} cannot be used: {', '.join(list(reasons)[:_LISTED])}{more}"
-    if not skip_broken:
-        first = next(iter(reasons.values()))
-        raise DataError(f"{text}. {first} Or leave out all broken files: --skip-broken (in Python skip_broken=True).")
+    first, left = next(iter(reasons.values())), len(reasons) < count
+    if not skip_broken or not left:
+        more = " Or leave out all broken files: --skip-broken (in Python skip_broken=True)." if left else ""
+        raise DataError(f"{text}. {first}{more}")
     warnings.warn(f"{text}; they are left out.", stacklevel=3)
 
 

@@ -99,7 +99,7 @@ def _images(pipeline: Pipeline, part: str, where: dict[str, Any], count: int | N
     split = data.load_split(dataset, part, data_dir=data_dir, image_size=size, skip_broken=skip_broken)
     if count is not None:
         chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
-        split = dataclasses.replace(split, images=split.images[chosen], labels=split.labels[chosen])
+        split = split[chosen]
     return dataclasses.replace(split, images=sized(split.images, pipeline))
 
 

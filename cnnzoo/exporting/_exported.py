@@ -35,6 +35,8 @@ class Exported:
     def run(self, images: Any) -> list[np.ndarray]:
         """The file's raw outputs for images: logits `(B, K)` and, with preprocessing inside, probabilities `(B, K)`.
 
+        Arrays are taken at the size that they have, where the file takes it; the rest is as of `predict`.
+
         Raises:
             InputError: The array has another type or shape, or is empty.
             CheckpointError: An output is not finite.
@@ -48,9 +50,9 @@ class Exported:
         """What images show.
 
         Args:
-            images: uint8, `(H, W)`, `(B, H, W)` or `(B, C, H, W)`; of a file without preprocessing normalised float32. Or a
-                PIL image or a path, or a list of these and of arrays, which are scaled to fit as by
-                `predict(..., photo="never")`.
+            images: uint8, `(H, W)`, `(B, H, W)` or `(B, C, H, W)`, a PIL image or a path, or a list of these. Images of
+                another size than the model's are scaled to fit, as by `cnnzoo.predict(..., photo="never")`. For a file
+                without preprocessing normalised float32 `(B, C, H, W)`, which is never scaled.
 
         Returns:
             A label per image, and the probabilities of all classes `(B, K)`.
@@ -59,7 +61,7 @@ class Exported:
             InputError: The array has another type or shape, or is empty, or an image cannot be read.
             CheckpointError: An output is not finite.
         """
-        outputs = self.run(images)
+        outputs = self.run(_fitted(images, self.facts))
         logits = outputs[0]
         if len(outputs) == 2:
             probabilities = outputs[1]
@@ -133,6 +135,26 @@ def _load_pt2(path: Path) -> Exported:
     return Exported(run, facts)
 
 
+def _fitted(images: Any, facts: dict[str, Any]) -> Any:
+    """What a caller gave as images; uint8 arrays of which one has another size than the model's are scaled to it.
+
+    Raises:
+        InputError: An array that has to be scaled is no image.
+    """
+    if not facts["preprocess"] or "input_size" not in facts:
+        return images
+    sources = images if isinstance(images, (list, tuple)) else [images]
+    if not sources or not all(isinstance(source, (np.ndarray, torch.Tensor)) for source in sources):
+        return images  # paths and PIL images are scaled in any case
+    arrays = [_numbers(source) for source in sources]
+    if sources is not images and (arrays[0].ndim == 4 or arrays[0].ndim == 3 and 3 not in arrays[0].shape[::2]):
+        arrays = list(arrays[0])  # (B, C, H, W) or (B, H, W): several images
+    size = tuple(facts["input_size"][1:])
+    if all(array.dtype != np.uint8 or array.ndim < 2 or array.shape[-2:] == size for array in arrays):
+        return images
+    return _pixels(arrays, facts)
+
+
 def _batch(array: Any, facts: dict[str, Any]) -> np.ndarray:
     """What a caller gave as images, as a contiguous batch `(B, C, H, W)`.
 
@@ -188,6 +210,7 @@ def _pixels(sources: list[Any], facts: dict[str, Any]) -> np.ndarray:
         )
     if "input_size" not in facts:
         raise InputError("The file does not say which size it takes. Export it again, or pass arrays (B, C, H, W).")
-    names = [str(i) for i in range(len(sources))]
     size, how = tuple(facts["input_size"]), facts.get("interpolation", "bilinear")  # older files do not say
-    return data.read_images(sources, names, size, place="the list", interpolation=how)[0].numpy()
+    fit = data.to_pixels(size, how)
+    read = [data.read_one_of(sources, i, lambda x: fit(data.open_image(x, size[0]))) for i in range(len(sources))]
+    return torch.stack(read).numpy()
