@@ -34,6 +34,7 @@ from .predict import predict
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 
+_CAPTION = 20  # characters of a file's name above an image
 _MOST = 32  # pictures in a row, or rows of them: more could not be told apart, and would take minutes to draw
 # What a line of metrics.jsonl may hold: name, legend, colour, style. The first two are losses.
 _CURVES = (
@@ -235,7 +236,7 @@ def grad_cam(
 
 
 def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", temperature: float = 1.0) -> Figure:
-    """The images that a model got wrong with the highest probability, with its answer and the label.
+    """The images that a model got wrong with the highest probability: its answer, the label, and which image it is.
 
     Args:
         logits: `(N, K)`, of `evaluate.predict_logits` on `split`, which has the model's classes in the model's order.
@@ -256,13 +257,20 @@ def mistakes(logits: Tensor, split: Split, count: int = 24, title: str = "", tem
     if not len(wrong):
         raise InputError(f"The model got all {len(split)} images right: there is no mistake to show. Pass a larger split.")
     worst = wrong[confidence[wrong].argsort(descending=True)][:count].tolist()
-    figure, tiles = _tiles(len(worst), 6, title or f"The surest of {len(wrong)} mistakes in {len(split):,}", caption=0.55)
+    figure, tiles = _tiles(len(worst), 6, title or f"The surest of {len(wrong)} mistakes in {len(split):,}", caption=0.7)
     names = split.info.labels
     for axes, i in zip(tiles, worst, strict=True):
         axes.imshow(split.images[i].permute(1, 2, 0).cpu().squeeze(2).numpy(), cmap="gray")  # (C, H, W) -> (H, W[, C])
         label, answer = names[split.labels[i]], names[guess[i]]
-        axes.set_title(literal(f"{answer} {confidence[i]:.0%}\nlabelled {label}"), fontsize=8)
+        which = _short(split.names[i]) if split.names else f"image {i}"
+        axes.set_title(literal(f"{answer} {confidence[i]:.0%}\nlabelled {label}\n{which}"), fontsize=8)
     return figure
+
+
+def _short(name: str) -> str:
+    """A file's name without its folders, cut so that it fits above an image."""
+    name = Path(name).name
+    return name if len(name) <= _CAPTION else "…" + name[1 - _CAPTION :]
 
 
 def answer(

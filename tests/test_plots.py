@@ -1,5 +1,6 @@
 """Pictures: what they show, by their own artists and pixels, and what they refuse. (How they look, people judged.)"""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_mistakes_shows_the_surest_first(tiny_split):
     names = tiny_split.info.labels
     assert "3 mistakes" in figure._suptitle.get_text()
     titles = [axes.get_title() for axes in figure.axes]
-    assert [t.split("labelled ")[1] for t in titles] == [names[tiny_split.labels[i]] for i in (9, 7)]
+    assert [t.split("labelled ")[1] for t in titles] == [f"{names[tiny_split.labels[i]]}\nimage {i}" for i in (9, 7)]
     assert torch.equal(shown(figure.axes[0]), tiny_split.images[9, 0])
 
 
@@ -193,6 +194,14 @@ def test_mistakes_have_the_probabilities_at_the_models_temperature(tiny_split):
         sure = (logits[:1] / temperature).softmax(1).max().item()
         title = plots.mistakes(logits, tiny_split, count=1, temperature=temperature).axes[0].get_title()
         assert f" {sure:.0%}\n" in title
+
+
+def test_mistakes_say_which_files_they_are(tiny_split):
+    logits = torch.nn.functional.one_hot((tiny_split.labels + 1) % 10, 10) * 2.0
+    logits[0] *= 2  # the surest
+    named = dataclasses.replace(tiny_split, names=tuple(f"shirt/{'a' * 30}{i}.png" for i in range(len(tiny_split))))
+    title = plots.mistakes(logits, named, count=1).axes[0].get_title()
+    assert title.endswith(f"\n…{'a' * 14}0.png")
 
 
 def test_mistakes_refuses_a_faultless_model_and_outputs_of_another_split(tiny_split):

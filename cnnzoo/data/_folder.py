@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..datasets import DATASETS
 from ..errors import DataError, shown_path, system_errors
@@ -52,16 +51,21 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
         divided = divide([label for _, label in train], _names(train, data_dir))
         train, test = ([train[i] for i in part] for part in divided)
     size = image_size or (1, 28, 28)
-    parts, good = zip(*(_read(part, data_dir, size, skip_broken) for part in (train, test)), strict=True)
-    counts = parts[0][1].bincount(minlength=len(classes)).tolist()
+    names = _names([*train, *test], data_dir)
+    sources = (path for path, _ in [*train, *test])
+    images, good = read_images(sources, names, size, place=str(data_dir), skip_broken=skip_broken)
+    labels = torch.tensor([[*train, *test][i][1] for i in good], dtype=torch.int64)
+    ours = sum(i < len(train) for i in good)
+    counts = labels[:ours].bincount(minlength=len(classes)).tolist()
     if 0 in counts:
         raise DataError(
             f"None of the pictures of class {classes[counts.index(0)]} in {train_dir} can be read; at least one is needed. "
             "Export them again, or remove the class."
         )
     title = os.fsencode(data_dir.resolve().name).decode("utf-8", "backslashreplace")
-    names = _names([train[i] for i in good[0]], data_dir)
-    return Raw("folder", title, "not stated", "", tuple(classes), *parts, shuffle=True, names=tuple(names))
+    parts = (images[:ours], labels[:ours]), (images[ours:].clone(), labels[ours:])  # a view would keep all others
+    known = tuple(names[i] for i in good)
+    return Raw("folder", title, "not stated", "", tuple(classes), *parts, True, known[:ours], known[ours:])
 
 
 @system_errors()
@@ -188,12 +192,3 @@ def _hidden(name: str) -> bool:
 def _names(files: list[tuple[Path, int]], root: Path) -> list[str]:
     """What each file is called below `root`."""
     return [path.relative_to(root).as_posix() for path, _ in files]
-
-
-def _read(
-    files: list[tuple[Path, int]], root: Path, image_size: tuple[int, int, int], skip_broken: bool
-) -> tuple[tuple[Tensor, Tensor], list[int]]:
-    """Images and labels of the files that can be read, and which these are."""
-    names = _names(files, root)
-    images, good = read_images((path for path, _ in files), names, image_size, place=str(root), skip_broken=skip_broken)
-    return (images, torch.tensor([files[i][1] for i in good], dtype=torch.int64)), good

@@ -196,9 +196,6 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
                 "its folder)."
             )
     images, labels = raw.train
-    if raw.shuffle:
-        order = mixed(labels, by_lot(raw.names) if raw.names else None)
-        images, labels = images[order], labels[order]
     mean, std = mean_std(images)
     info = DatasetInfo(
         name=raw.name, title=raw.title, folder="", files={}, unpacked={}, mirrors=(),
@@ -206,7 +203,10 @@ def _counted(raw: Raw) -> tuple[Split, Split]:
         num_train=len(images), num_test=len(raw.test[0]), holdout=max(1, min(5_000, len(images) // 10)),
         licence=raw.licence, homepage=raw.homepage,
     )  # fmt: skip
-    return Split(images, labels, info), Split(*raw.test, info)
+    train = Split(images, labels, info, raw.names)
+    if raw.shuffle:
+        train = train[mixed(labels, by_lot(raw.names) if raw.names else None)]
+    return train, Split(*raw.test, info, raw.test_names)
 
 
 def mixed(labels: Tensor, order: Sequence[int] | None = None) -> Tensor:

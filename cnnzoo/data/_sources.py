@@ -29,7 +29,7 @@ class Raw:
         name, title, licence, homepage, labels: As in `datasets.DatasetInfo`.
         train, test: Images, uint8 `(N, C, H, W)`, and labels, int64 `(N,)`.
         shuffle: Whether the training images come in an order, such as by class, that spoils a holdout at their end.
-        names: Of the training images, where they have any that stay when others are added; else empty.
+        names, test_names: Of the images, where they have any that stay when others are added; else empty.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Raw:
     test: tuple[Tensor, Tensor]
     shuffle: bool
     names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
 
 
 def by_lot(names: Sequence[str]) -> list[int]:
@@ -178,9 +179,8 @@ def read_hub(
                 "Choose a data set whose splits have the same labels."
             )
         names = [f"image {i} ({split})" for i in range(len(reader))]
-        images, good = read_images(
-            _HubImages(reader), names, image_size or (1, 28, 28), place=repo, skip_broken=skip_broken
-        )  # fmt: skip
+        size, place = image_size or (1, 28, 28), f"the {split} split of {repo}"
+        images, good = read_images(_HubImages(reader), names, size, place=place, skip_broken=skip_broken)
         parts[split] = (images, torch.tensor([index[values[split][i]] for i in good], dtype=torch.int64))
     if "test" not in parts:
         images, labels = parts["train"]

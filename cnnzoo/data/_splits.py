@@ -32,11 +32,13 @@ class Split:
         images: uint8, `(N, C, H, W)`.
         labels: int64, `(N,)`.
         info: Facts about the data set.
+        names: What the images are called, for pictures from a folder: their files, below it. Empty where they have no names.
     """
 
     images: Tensor
     labels: Tensor
     info: DatasetInfo
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +46,8 @@ class Split:
     def __getitem__(self, index: int | slice | Tensor) -> "Split | tuple[Tensor, int]":
         if hasattr(index, "__index__") and not (isinstance(index, Tensor) and index.dim()):
             return self.images[index], int(self.labels[index])
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        names = tuple(self.names[i] for i in torch.arange(len(self))[index].tolist()) if self.names else ()
+        return replace(self, images=self.images[index], labels=self.labels[index], names=names)
 
     def to(self, device: torch.device | str) -> "Split":
         """The same split on another device."""

@@ -22,7 +22,7 @@ from ..files import atomic, check_writable, user_path, write_json
 from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
-from ._parts import as_pretrained, check_batch, load_teachers, make_accelerator, read_size
+from ._parts import as_pretrained, load_teachers, make_accelerator, read_size, with_batch
 from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"
@@ -105,8 +105,8 @@ def ask(
     splits = ("fit", "holdout") if holdout else ("train", "test")
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
-    check_batch(recipe, len(split), 1)
     accelerator = make_accelerator(recipe, None, None, out)
+    recipe = with_batch(recipe, len(split), accelerator)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
     try:
         out.mkdir(parents=True, exist_ok=True)

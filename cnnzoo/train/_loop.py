@@ -29,7 +29,6 @@ from ._optimizer import Schedule, make_optimizer
 from ._parts import (
     Loss,
     as_pretrained,
-    check_batch,
     check_start,
     deterministic,
     load_teachers,
@@ -37,6 +36,7 @@ from ._parts import (
     make_model,
     read_size,
     seed_device,
+    with_batch,
 )
 from ._precision import MixedPrecision
 from ._progress import Progress
@@ -93,7 +93,7 @@ def train(
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     split = split.to(accelerator.device)
-    check_batch(recipe, len(split), accelerator.num_processes)
+    recipe = with_batch(recipe, len(split), accelerator)
     run = _start(recipe, holdout, out, accelerator, split, judge)
     with owned(out, accelerator), _sigterm_stops(run), deterministic(recipe.deterministic):
         open_folder(run, resume)

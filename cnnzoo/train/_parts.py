@@ -18,11 +18,13 @@ from ..errors import CheckpointError, CnnzooError, unknown
 from ..evaluate import class_index
 from ..holdout import has_seen_holdout
 from ..inference import fast_copy
+from ..progress import say
 from ..recipes import Recipe, override
 from ..resolve import read_run, resolve
 from ._precision import fast_bf16
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+_LEAST = 8  # images of a batch that is made smaller, if there are so many
 _WHITEN_PIXELS = 1000 * 28 * 28  # that `whiten` looks at: each becomes a patch in memory
 
 
@@ -74,14 +76,26 @@ def as_pretrained(recipe: Recipe) -> Recipe:
     return override(recipe, **known)
 
 
-def check_batch(recipe: Recipe, images: int, processes: int) -> None:
-    """Refuses a batch that does not go into the data, or not evenly into processes and parts."""
-    parts = processes * recipe.accumulate
-    if recipe.batch_size > images or recipe.batch_size % parts:
+def with_batch(recipe: Recipe, images: int, accelerator: Accelerator) -> Recipe:
+    """The recipe, with a batch that goes into the data: the recipes' own are made for thousands of images.
+
+    A batch of more images than there are becomes one of at most a quarter of them, a power of two. A line says so.
+
+    Raises:
+        CnnzooError: It does not go evenly into processes and parts.
+    """
+    parts, size = accelerator.num_processes * recipe.accumulate, recipe.batch_size
+    if size > images >= parts:
+        most = max(images // 4, min(images, _LEAST))
+        size = max(1, 2 ** (most.bit_length() - 1) // parts) * parts
+        if accelerator.is_main_process:
+            say(f"A batch of {recipe.batch_size} images is more than the {images} that are trained on: batches have {size}.")
+    if size > images or size % parts:
         raise CnnzooError(
-            f"batch_size={recipe.batch_size} was given for {images} images, {processes} processes and "
+            f"batch_size={size} was given for {images} images, {accelerator.num_processes} processes and "
             f"accumulate={recipe.accumulate}. Choose a multiple of {parts}, at most {images}."
         )
+    return override(recipe, batch_size=size)
 
 
 def _is_timms(model: str) -> bool:
