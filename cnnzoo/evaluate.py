@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ def predict_logits(
         InputError: The split is empty, `batch_size` is below 1, or the model gives no logits.
         CheckpointError: The outputs are not finite.
     """
+    _check_split(split)
     if len(split) == 0:
         raise InputError("An empty split was given; at least one image is needed. Check the slice that made it.")
     if batch_size < 1:
@@ -85,6 +87,19 @@ def predict_logits(
             logits = averaged(logits, form(x.flip(3)))
         outputs.append(logits.cpu())
     return torch.cat(outputs)
+
+
+def _check_split(split: Any) -> None:
+    """Sees that images were given as a split.
+
+    Raises:
+        InputError: They were not.
+    """
+    if not isinstance(split, Split):
+        raise InputError(
+            f"A {type(split).__name__} was given as a split. Pass one of cnnzoo.load_split, or of tensors of your own: "
+            "cnnzoo.data.Split(images, labels, cnnzoo.datasets.FASHION_MNIST), with uint8 images (N, C, H, W)."
+        )
 
 
 def averaged(logits: Tensor, mirrored: Tensor) -> Tensor:
@@ -158,6 +173,7 @@ def evaluate(model: nn.Module, split: Split, *, tta: bool = False, batch_size: i
         InputError: The split is empty, its classes are not the model's, or the model gives no logits.
         CheckpointError: The outputs are not finite.
     """
+    _check_split(split)
     labels = tuple(getattr(unwrapped(model), "labels", None) or ())
     if labels:
         split = as_trained(model, split)

@@ -154,8 +154,7 @@ def _of_folder(given: str) -> Source:
 
 def _unknown(model: str, arch: str, tag: str) -> UnknownNameError:
     if os.path.isfile(model):
-        place = os.path.dirname(model) or "."
-        return UnknownNameError(f"{model} is a file; allowed is {_ALLOWED}. Write {place} for its folder.")
+        return UnknownNameError(f"{model} is a file; allowed is {_ALLOWED}. {_instead(model)}")
     if arch in models.entrypoints():
         checkpoints.check_installation()
         tags = list(checkpoints.pretrained_cfgs(arch))
@@ -165,6 +164,18 @@ def _unknown(model: str, arch: str, tag: str) -> UnknownNameError:
         return UnknownNameError(f"Unknown model {model!r}: there is no such folder. Allowed is {_ALLOWED}.{repository}")
     hint = f"timm has it: write {TIMM}{arch}." if is_model(arch) else "cnnzoo.list_models() lists them."
     return unknown("model", arch, models.entrypoints(), hint=hint)
+
+
+def _instead(file: str) -> str:
+    """What to do with a file that was given for a model."""
+    folder, ending = os.path.split(file)[0] or ".", os.path.splitext(file)[1].lower()
+    if ending in (".onnx", ".pt2"):
+        return "An exported file is opened by cnnzoo.load_exported."
+    if any(os.path.isfile(os.path.join(folder, name)) for name in (checkpoints.CONFIG, "recipe.json")):
+        return f"Write {folder} for its folder."
+    if ending in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
+        return "Weights alone do not say which model they belong to: cnnzoo.create_model(NAME, checkpoint_path=FILE)."
+    return "Name a model or a folder."
 
 
 # -- models of timm's own ------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -39,6 +41,26 @@ def test_help_lists_each_command_once_below_its_task():
 def test_every_command_has_help(command):
     first = main.commands[command].help.split("\n\n")[0]
     assert " ".join(first.split()) in " ".join(run(command, "--help").output.split())
+
+
+def test_a_name_without_wildcards_is_told_which_would_find_it():
+    assert "'*nin*' does" in run("list", "nin", code=1).output
+    assert "does." not in run("list", "nothing", code=1).output
+
+
+def test_a_model_in_the_place_of_an_image_is_told_where_it_belongs():
+    assert "Write --model resnext_small" in run("predict", "resnext_small", "a.png", code=2).output
+
+
+def test_warnings_are_one_line_without_a_place_in_the_code(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"")
+    Image.new("L", (28, 28)).save(tmp_path / "good.png")
+    args = ["predict", tmp_path / "broken.png", tmp_path / "good.png", "--model", "lenet_tiny", "--skip-broken"]
+    said = subprocess.run([sys.executable, "-m", "cnnzoo", *args], capture_output=True, text=True)
+    assert said.returncode == 0
+    assert [line for line in said.stderr.splitlines() if line.strip()] == [
+        f"Warning: 1 of 2 images in the list cannot be used: {tmp_path / 'broken.png'}; they are left out."
+    ]
 
 
 def test_version_is_the_packages():

@@ -97,6 +97,13 @@ def test_measuring_leaves_the_model_in_its_mode_and_its_statistics_alone(tiny_sp
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
+def test_what_is_no_split_is_refused_with_how_to_make_one(model):
+    for stranger in ("test", (1, 2), [torch.zeros(1, 28, 28)]):
+        for measured in (evaluate.evaluate, evaluate.predict_logits):
+            with pytest.raises(InputError, match=f"A {type(stranger).__name__} was given as a split"):
+                measured(model, stranger)
+
+
 def test_an_empty_split_and_a_batch_of_none_are_refused(model, tiny_split):
     with pytest.raises(InputError, match="at least one"):
         evaluate.predict_logits(model, tiny_split[:0])

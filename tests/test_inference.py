@@ -92,6 +92,12 @@ def axes_of(figure) -> list:
     return [[np.asarray(picture.get_array()) for picture in axes.images] for axes in figure.axes]
 
 
+def test_pixels_that_are_not_normalised_yet_are_refused_with_how_to_do_it():
+    for model in (cnnzoo.create_model("lenet_tiny"), torch.jit.script(cnnzoo.create_model("resnet_tiny"))):
+        with pytest.raises(Exception, match=r"Whole numbers .* cnnzoo.data.normalize\(images, mean, std\)"):
+            model(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("look", ["grad_cam", "feature_maps", "filters"])
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: nn.DataParallel(nn.DataParallel(m)), torch.compile])
 def test_a_wrapped_model_looks_as_the_one_inside(model, look, wrap):

@@ -144,6 +144,9 @@ def test_a_name_means_the_zoos_model_whatever_folders_there_are(mine, tmp_path, 
         ("../x", "'../x': there is no such folder"),
         ("me/model", "For a repository of the Hub write hf-hub:me/model"),
         ("mine/model.safetensors", "is a file.*Write mine for its folder"),
+        ("alone/weights.safetensors", "is a file.*create_model\\(NAME, checkpoint_path=FILE\\)"),
+        ("alone/model.onnx", "is a file.*An exported file is opened by cnnzoo.load_exported"),
+        ("alone/notes.txt", "is a file.*Name a model or a folder"),
         ("pictures", "it has no config.json"),
         ("local-dir:nowhere", "nowhere was given for a model, but it is not a folder"),
         ("lenet_tiny.x", "tag of lenet_tiny"),
@@ -152,6 +155,9 @@ def test_a_name_means_the_zoos_model_whatever_folders_there_are(mine, tmp_path, 
     ],
 )
 def test_what_is_no_model_is_refused_with_what_would_be_one(mine, given, words):
+    Path("alone").mkdir(exist_ok=True)
+    for name in ("weights.safetensors", "model.onnx", "notes.txt"):
+        Path("alone", name).write_bytes(b"")
     with pytest.raises(CnnzooError, match=words):
         cnnzoo.create_model(given)
 
@@ -214,6 +220,41 @@ def test_every_command_that_reads_a_folder_can_leave_out_its_broken_files(mine, 
         assert command[0] != "build" or not (tmp_path / "built").exists()  # since it could not be measured
         run(*command, *place, "--skip-broken")
     assert "robustness" in checkpoints.read_json(tmp_path / "built" / "lenet_tiny.folder" / "metrics.json")
+
+
+def test_predict_can_leave_out_broken_files(mine, tmp_path):
+    broken, good = tmp_path / "broken.png", "pictures/cat/0.png"
+    broken.write_bytes(b"no image")
+    assert "broken.png is not an image" in run("predict", good, broken, good, "--model", mine, code=1).output
+    with pytest.warns(UserWarning, match="1 of 3 images in the list cannot be used: .*broken.png; they are left out"):
+        found = json.loads(run("predict", good, broken, good, "--model", mine, "--skip-broken", "--json").stdout)
+    assert [row["image"] for row in found] == [good, good]
+    model = cnnzoo.create_model(mine, pretrained=True)
+    with pytest.warns(UserWarning, match="image 1"):
+        answers = cnnzoo.predict(model, [np.zeros((3, 3, 7)), good], skip_broken=True)
+    assert answers[0] is None and answers[1] == cnnzoo.predict(model, good)
+    refused = run("predict", broken, "--model", mine, "--skip-broken", code=1).output
+    assert "1 of 1 images in the list cannot be used" in refused and "leave out" not in refused
+
+
+def test_broken_files_are_counted_over_training_and_test_pictures(mine, tmp_path):
+    draw(tmp_path / "train", 3, cat=(1, 2, 3), dog=(4, 5, 6))
+    draw(tmp_path / "test", 2, cat=(1, 2, 3), dog=(4, 5, 6))
+    for part in ("train", "test"):
+        (tmp_path / part / "cat" / "0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 of 10 images .*: train/cat/0.png, test/cat/0.png; they are left out"):
+        split = load_split("folder", "test", data_dir=tmp_path, skip_broken=True)
+    assert split.names == ("test/cat/1.png", "test/dog/0.png", "test/dog/1.png")
+    assert split[1:].names == split[torch.tensor([1, 2])].names == split.names[1:] and split[0][1] == 0
+
+
+def test_a_recipe_for_thousands_of_images_trains_on_a_few(place, tmp_path):
+    args = ("train", "lenet_tiny", "--data-dir", place / "pictures", "--epochs", 1, "--device", "cpu")
+    said = run(*args, "--out", tmp_path / "run").stderr
+    assert "A batch of 256 images is more than the 32 that are trained on: batches have 8." in said
+    assert checkpoints.read_json(tmp_path / "run" / "recipe.json")["batch_size"] == 8
+    refused = run(*args, "--accumulate", 64, "--out", tmp_path / "other", code=1).output
+    assert "Choose a multiple of 64, at most 32" in refused
 
 
 def test_a_run_can_be_exported_and_trained_further_and_teach(mine, tmp_path):

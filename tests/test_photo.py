@@ -222,6 +222,20 @@ def test_eval_measures_a_folder_of_photos_as_predict_sees_them(tmp_path):
     assert result.exit_code == 1 and "TROUSER, trouser, and all of them mean Trouser" in result.output
 
 
+def test_eval_without_the_steps_for_photos_says_that_there_are_such(tmp_path):
+    def said() -> str:
+        command = ["eval", "lenet_tiny", "--dataset", "folder", "--data-dir", str(tmp_path)]
+        return CliRunner().invoke(main, command).stderr
+
+    for label in ("Bag", "Shirt"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            garments()[label].save(tmp_path / label / f"{i}.png")
+    assert "photo" not in said()
+    garments()["Bag"].resize((90, 90)).save(tmp_path / "Bag" / "5.png")
+    assert "--photo auto" in said()
+
+
 def test_eval_measures_photos_with_the_weights_that_predict_uses_for_them(tmp_path):
     for name in ("Bag", "Shirt"):
         (tmp_path / "test" / name).mkdir(parents=True)  # test/ alone will do, since nothing is trained on

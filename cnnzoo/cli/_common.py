@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,10 @@ class Stopped(click.ClickException):
 class Group(click.Group):
     """Turns what users and systems do wrong into one line and exit code 1; Ctrl-C is one line and exit code 130."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        warnings.formatwarning = _plain
+        return super().__call__(*args, **kwargs)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
             with contextlib.suppress(AttributeError, ValueError):  # a stream of somebody else's
@@ -69,6 +74,11 @@ class Group(click.Group):
             raise
         except KeyboardInterrupt:
             raise Stopped("stopped by Ctrl-C.") from None
+
+
+def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A warning as people at a command line need it: without the place in the code that it comes from."""
+    return f"Warning: {on_one_line(str(message))}\n"
 
 
 def _let_go_of_streams() -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import click
+from torch import nn
 
 from .. import data, inference
 from ..errors import CnnzooError
@@ -23,6 +24,8 @@ from ._common import (
     table,
     with_photo_weights,
 )  # fmt: skip
+
+_LOOKED_AT = 20  # pictures of a folder, to see whether they are photos
 
 
 @click.command()
@@ -69,7 +72,9 @@ def list_(pattern: str, with_weights: bool, supports: tuple[str, ...], as_json: 
 
     names = registry.list_models(pattern, pretrained=with_weights, supports=supports)
     if not names:
-        raise CnnzooError(f"No model matches {pattern!r} and the options. cnnzoo list shows all of them.")
+        inside = f"*{pattern.strip('*')}*"
+        more = f" {inside!r} does." if registry.list_models(inside, pretrained=with_weights, supports=supports) else ""
+        raise CnnzooError(f"No model matches {pattern!r} and the options.{more} cnnzoo list shows all of them.")
     if with_weights:
         _list_results(registry.results(names), as_json)
         return
@@ -213,7 +218,8 @@ def eval_(
     images = images_for(network, split, data_dir, download, skip_broken, dataset)
     m = evaluate.evaluate(network, images, tta=tta)
     if as_json:
-        click.echo(json.dumps(dict(model=model, split=split, tta=tta, **dataclasses.asdict(m)), indent=2))
+        shown = dict(model=model, split=split, tta=tta, labels=images.info.labels)
+        click.echo(json.dumps(shown | dataclasses.asdict(m), indent=2))
         return
     seen = [sum(row) for row in m.confusion]
     table(
@@ -225,6 +231,18 @@ def eval_(
     if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
         click.echo(f"accuracy on the model card (test set): {accuracy(known[tag])}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
+    if images.info.name == "folder" and data_dir and _are_photos(network, data_dir):
+        click.echo(
+            "The pictures were only scaled. They are not in the model's format, which is a light garment on black at 28x28 "
+            "pixels. To measure them as predict answers, add: --dataset folder --photo auto",
+            err=True,
+        )
+
+
+def _are_photos(network: nn.Module, data_dir: str) -> bool:
+    """Whether the model is one of Fashion-MNIST, and the first pictures in a folder are not in that data set's format."""
+    read = inference.reader(network)
+    return any(read(path).photo for path, _ in data.labelled_files(data_dir)[:_LOOKED_AT])
 
 
 def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken: bool, as_json: bool) -> None:
@@ -234,7 +252,8 @@ def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken
     found = photos.evaluate_photos(network, data_dir, photo, photo_model=for_photos, skip_broken=skip_broken)
     m = found.metrics
     if as_json:
-        shown = dict(model=model, photo=photo, photo_weights=special, warned=found.warned)
+        labels = inference.class_labels(network)
+        shown = dict(model=model, photo=photo, photo_weights=special, labels=labels, warned=found.warned)
         shown |= dict(warned_top1=found.warned_top1, other_top1=found.other_top1)
         click.echo(json.dumps(shown | dataclasses.asdict(m), indent=2))
         return
@@ -255,48 +274,54 @@ def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken
 @click.option("--model", default="resnext_small", show_default=True, help="A pretrained model.")
 @click.option("--topk", type=int, help="Answers per image.  [default: 3, or all classes of a model that has fewer]")
 @photo_option
+@skip_broken_option
 @click.option("--show", metavar="FILE", help="Draw the steps and the answer of the first one (needs the extra plot).")
 @device_option
 @json_option
 def predict(
-    images: tuple[str, ...], model: str, topk: int | None, photo: str, show: str | None, device: str, as_json: bool
+    images: tuple[str, ...], model: str, topk: int | None, photo: str, skip_broken: bool, show: str | None, device: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Name what IMAGES show.
 
     They are photos of garments, or files of 28x28 pixels, light on black, which is what the model knows.
     """
+    from .. import registry
     from ..predict import predict as classify
 
+    if images[0] in registry.list_models() + registry.list_pretrained() and not Path(images[0]).exists():
+        raise click.UsageError(f"{images[0]} is a model, and no file. Write --model {images[0]}, and the images.")
     if show:
         from .. import canvas
 
         canvas.check_picture(show)  # before the images are looked at
     network, special, for_photos = with_photo_weights(model, device)
     topk = min(3, network.num_classes) if topk is None else topk
-    answers = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos)
+    found = classify(network, list(images), topk=topk, photo=photo, photo_model=for_photos, skip_broken=skip_broken)
+    answered = [(image, best) for image, best in zip(images, found, strict=True) if best is not None]
     if show:
         from .. import plots
 
-        plots.save(plots.answer(network, images[0], photo, photo_model=for_photos), show)
+        plots.save(plots.answer(network, answered[0][0], photo, photo_model=for_photos), show)
     if as_json:
-        found = [
+        shown = [
             dict(
                 image=image,
                 answers=[dict(label=label, probability=round(p, 4)) for label, p in best],
                 photo=best.photo,
                 warnings=list(best.warnings),
             )
-            for image, best in zip(images, answers, strict=True)
+            for image, best in answered
         ]
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(shown, indent=2))
         return
-    rows = [[image, *(f"{label} {p:.1%}" for label, p in best)] for image, best in zip(images, answers, strict=True)]
+    rows = [[image, *(f"{label} {p:.1%}" for label, p in best)] for image, best in answered]
     table(["image", *map(str, range(1, topk + 1))], rows)
-    photos = sum(best.photo for best in answers)
+    photos = sum(best.photo for _, best in answered)
     if photos:
         by = f" Answered by {special}, the weights for photos." if special else ""
-        click.echo(f"\n{photos} of {len(answers)} treated as a photo: not 28x28 on black (--photo never: as they are).{by}")
-    for image, best in zip(images, answers, strict=True):
+        click.echo(f"\n{photos} of {len(answered)} treated as a photo: not 28x28 on black (--photo never: as they are).{by}")
+    for image, best in answered:
         for warning in best.warnings:
             click.echo(f"{image}: {warning}")
 
