@@ -20,7 +20,9 @@ from .errors import CheckpointError, HubError, shown_path
 from .files import absolute, discard, open_file, parse_json, read_bytes
 
 HUB_ORG = "cnnzoo"
-CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
+# The files of checkpoint folders, of which run folders have some; and two that only run folders have.
+CONFIG, WEIGHTS, METRICS, RECIPE, CARD = "config.json", "model.safetensors", "metrics.json", "recipe.json", "README.md"
+LOG, ENVIRONMENT = "metrics.jsonl", "environment.json"
 
 # The textbook's networks of 43 to 129 million parameters. A package cannot hold their weights.
 TOO_LARGE = ("alexnet_d2l", "vgg11_d2l", "vgg11_thin_d2l")

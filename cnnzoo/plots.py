@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .canvas import BLUE, GREEN, LIGHT, RED, WIDTH, Figure, frame, literal, panels, save as save, tiles as _tiles
+from .checkpoints import LOG, METRICS
 from .data import Split
 from .errors import CheckpointError, InputError, system_errors
 from .files import parse_json, read_bytes, user_path
@@ -56,7 +57,7 @@ def curves(run: str | Path) -> Figure:
         CheckpointError: There is no epoch to draw.
     """
     path = user_path(run)
-    path = path / "metrics.jsonl" if path.is_dir() else path
+    path = path / LOG if path.is_dir() else path
     try:
         lines = [parse_json(line) for line in read_bytes(path).decode().splitlines() if line.strip()]
         epochs = [line["epoch"] for line in lines]
@@ -86,7 +87,7 @@ def curves(run: str | Path) -> Figure:
 def _outcome(folder: Path, epochs: int) -> str:
     """The title of a run's curves: its model, and once it is finished what it measured."""
     try:
-        m = parse_json((folder / "metrics.json").read_text(encoding="utf-8"))
+        m = parse_json((folder / METRICS).read_text(encoding="utf-8"))
         where = "the test set" if m.get("split", "test") == "test" else f"the {m['split']}"
         return f"{m['model']}, {m['epochs']} epochs: {m['top1']:.2f} % accuracy on {where}"
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError):  # there is none before the end

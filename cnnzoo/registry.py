@@ -360,7 +360,7 @@ def results(filter: str | Sequence[str] = "*") -> list[dict[str, Any]]:
 def _result(name: str) -> dict[str, Any]:
     arch, tag = name.split(".", 1)
     m = checkpoints.metrics(name)
-    recipe = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
+    recipe = checkpoints.read_json(checkpoints.folder(name) / checkpoints.RECIPE)
     images = m["epochs"] * get_dataset_info(recipe["dataset"]).num_train
     return dict(
         checkpoint=name,

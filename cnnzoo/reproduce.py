@@ -74,7 +74,7 @@ def reproduce(
         CheckpointError, TrainingError, CnnzooError: As `train.train`.
     """
     name = _checkpoint(name)
-    stored = checkpoints.read_json(checkpoints.folder(name) / "recipe.json")
+    stored = checkpoints.read_json(checkpoints.folder(name) / checkpoints.RECIPE)
     recipe = override(Recipe(model=name.split(".", 1)[0]), **stored)
     if teachers := checkpoints.metrics(name).get("teachers"):
         # Folders with their answers, or with their runs, are not published.

@@ -143,7 +143,8 @@ def _of_folder(given: str) -> Source:
         raise CheckpointError(f"{shown_path(given)} was given, whose name is not text in UTF-8. Rename the folder.") from e
     if (folder / checkpoints.CONFIG).is_file():
         return Source("folder", str(folder))
-    if (folder / "recipe.json").is_file() and not (folder / "README.md").is_file():  # a checkpoint has a card, a run none
+    # A checkpoint has a card, and a run has none.
+    if (folder / checkpoints.RECIPE).is_file() and not (folder / checkpoints.CARD).is_file():
         return Source("run", str(folder))
     what = "has no" if folder.is_dir() else "is not a folder with"
     raise CheckpointError(
@@ -171,7 +172,7 @@ def _instead(file: str) -> str:
     folder, ending = os.path.split(file)[0] or ".", os.path.splitext(file)[1].lower()
     if ending in (".onnx", ".pt2"):
         return "An exported file is opened by cnnzoo.load_exported."
-    if any(os.path.isfile(os.path.join(folder, name)) for name in (checkpoints.CONFIG, "recipe.json")):
+    if any(os.path.isfile(os.path.join(folder, name)) for name in (checkpoints.CONFIG, checkpoints.RECIPE)):
         return f"Write {folder} for its folder."
     if ending in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
         return "Weights alone do not say which model they belong to: cnnzoo.create_model(NAME, checkpoint_path=FILE)."
@@ -218,15 +219,15 @@ def read_run(folder: str | os.PathLike) -> Run:
         UnknownNameError: Its model is neither the zoo's nor timm's.
     """
     folder = Path(folder)
-    recipe = checkpoints.read_json(folder / "recipe.json")
-    if not (folder / "metrics.json").is_file() or not (folder / checkpoints.WEIGHTS).is_file():
+    recipe = checkpoints.read_json(folder / checkpoints.RECIPE)
+    if not (folder / checkpoints.METRICS).is_file() or not (folder / checkpoints.WEIGHTS).is_file():
         raise CheckpointError(
             f"{folder} is not a finished run: it has no weights yet. To continue it, type: {resume_command(folder)}"
         )
-    metrics = checkpoints.read_json(folder / "metrics.json")
+    metrics = checkpoints.read_json(folder / checkpoints.METRICS)
     if missing := {"split", "seed", "top1", "sha256"} - set(metrics) or {"model", "dataset"} - set(recipe):
         raise CheckpointError(f"{folder} is not a finished run: it lacks {', '.join(sorted(missing))}. Train it again.")
-    check_metrics(metrics, folder / "metrics.json")
+    check_metrics(metrics, folder / checkpoints.METRICS)
     if "data" not in metrics and recipe["dataset"] not in DATASETS:
         raise CheckpointError(
             f"{folder} does not say what data it was trained on: it was made by an older version. Train it again."
@@ -242,7 +243,7 @@ def read_run(folder: str | os.PathLike) -> Run:
 def resume_command(folder: Path) -> str:
     """The command that goes on with a run: the one that it was begun with, where that is known."""
     try:
-        command = str(checkpoints.read_json(folder / "environment.json").get("command"))
+        command = str(checkpoints.read_json(folder / checkpoints.ENVIRONMENT).get("command"))
     except CheckpointError:
         command = ""
     if " train " not in f"{command} ":

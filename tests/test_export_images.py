@@ -47,6 +47,9 @@ def test_arrays_of_other_sizes_are_scaled_as_predict_does(name, tmp_path):
         file(colour.transpose(0, 3, 1, 2))
     if name == "resnet_tiny":  # whose raw outputs can be had at other sizes
         assert np.abs(file.run(np.stack(large))[1] - probabilities).max() > 0.01
+    else:
+        with pytest.raises(InputError, match=r"\(10, 1, 60, 90\) was given; the file takes \(B, 1, 28, 28\)"):
+            file.run(np.stack(large))
 
 
 def test_lists_of_pictures_and_arrays_are_read_as_predict_reads_them(tmp_path):

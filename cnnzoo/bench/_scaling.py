@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import data, summary, train
+from ..checkpoints import LOG
 from ..data import Split
 from ..datasets import FASHION_MNIST
 from ..files import parse_json
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> None:
         train.train(get_recipe("standard", model, epochs=1, start_size=0), out.parent / "run", device="cpu")
     if int(os.environ.get("RANK", "0")):
         return
-    line = parse_json((out.parent / "run" / "metrics.jsonl").read_text())
+    line = parse_json((out.parent / "run" / LOG).read_text())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
     out.write_text(json.dumps(dict(seconds=line["seconds"], peak_mb=round(peak / unit))))

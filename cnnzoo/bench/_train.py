@@ -19,6 +19,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import ToTensor
 
 from .. import registry, train
+from ..checkpoints import LOG
 from ..data import Split
 from ..files import parse_json
 from ..memory import keep_memory
@@ -111,7 +112,7 @@ def _our_epoch(split: Split, model: str, fields: dict[str, Any]) -> float:
     with tempfile.TemporaryDirectory() as folder, served(split, split[:1]):
         recipe = get_recipe("textbook", model, dataset=split.info.name, epochs=1, **fields)
         train.train(recipe, Path(folder) / "run", device="cpu")
-        return parse_json((Path(folder) / "run" / "metrics.jsonl").read_text())["seconds"]
+        return parse_json((Path(folder) / "run" / LOG).read_text())["seconds"]
 
 
 def switches(*, model: str = "resnext_small", steps: int = 20) -> list[dict[str, Any]]:

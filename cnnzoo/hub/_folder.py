@@ -2,8 +2,8 @@
 
 from .. import checkpoints
 
-CONFIG, METRICS = checkpoints.CONFIG, checkpoints.METRICS
-RECIPE, CARD, PICTURE = "recipe.json", "README.md", "confusion.png"
+CONFIG, METRICS, RECIPE, CARD = checkpoints.CONFIG, checkpoints.METRICS, checkpoints.RECIPE, checkpoints.CARD
+PICTURE = "confusion.png"
 ANSWERS = "answers.png"  # to the ten drawings
 REQUIRED = (CONFIG, checkpoints.WEIGHTS, CARD, METRICS)
 ALLOWED = (*REQUIRED, RECIPE, PICTURE, ANSWERS, ".gitattributes")

@@ -89,6 +89,6 @@ def finish(run: Run, judge: data.Split) -> dict[str, Any]:
         metrics.update(teachers=run.answers.teachers, answers_command=run.answers.command)
     if run.holdout and (found := evaluate.fit_temperature(logits, judge.labels)):
         metrics["temperature"] = found
-    write_json(run.out / "metrics.json", metrics)
+    write_json(run.out / checkpoints.METRICS, metrics)
     draw_curves(run.out)
     return metrics

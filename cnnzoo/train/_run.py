@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ..checkpoints import ENVIRONMENT, RECIPE
 from ..errors import CheckpointError, TrainingError
 from ..files import write_json
 from ..recipes import Recipe
@@ -77,8 +78,8 @@ def open_folder(run: Run, resume: bool) -> None:
     if run.accelerator.is_main_process:
         check_places(run.out)
         clear_leftovers(run.out)
-        write_json(run.out / "recipe.json", run.identity)
-        write_json(run.out / "environment.json", environment(run.accelerator.device))
+        write_json(run.out / RECIPE, run.identity)
+        write_json(run.out / ENVIRONMENT, environment(run.accelerator.device))
         if not run.history and not run.step:
             save(run)
 

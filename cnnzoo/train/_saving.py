@@ -23,14 +23,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
+from ..checkpoints import ENVIRONMENT, LOG, METRICS, RECIPE, WEIGHTS
 from ..data import Split
 from ..errors import CheckpointError, CnnzooError
 from ..files import atomic, check_replaceable
 from ..recipes import completed
 
-CHECKPOINT, PREVIOUS, LOG = "checkpoint.pt", "checkpoint.previous.pt", "metrics.jsonl"
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 LOCK = ".lock"  # it stays, as lock files do, and says which process has or had the folder
-_WRITTEN = (CHECKPOINT, LOG, "recipe.json", "environment.json", "metrics.json", "model.safetensors", "curves.png")
+_WRITTEN = (CHECKPOINT, LOG, RECIPE, ENVIRONMENT, METRICS, WEIGHTS, "curves.png")
 _KEYS = {"recipe", "epoch", "step", "tally", "seconds", "history", "model", "ema", "optimizer"}
 
 
