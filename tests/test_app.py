@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import json
+import os
 import re
 import secrets
 import signal
@@ -360,13 +361,23 @@ def test_eight_clients_at_once_get_two_hundred_right_answers(site):
     assert len(found) == 200 and all(found)
 
 
+def test_a_proxy_that_needs_another_package_is_one_line(monkeypatch):
+    pytest.importorskip("gradio", reason="gradio is not installed (extra app)")
+    code = "import sys; sys.modules['socksio'] = None; from cnnzoo.app._page import gradio; gradio()"
+    told = dict(os.environ, ALL_PROXY="socks5://127.0.0.1:1")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told).stderr
+    assert said.splitlines()[-1].endswith("Unset ALL_PROXY, which the page does not need.")
+
+
 @pytest.mark.slow
 def test_the_command_serves_until_control_c_and_says_when_its_port_is_taken():
     pytest.importorskip("gradio", reason="gradio is not installed (extra app)")
     port = str(free_port())
     command = [sys.executable, "-m", "cnnzoo", "app", "--model", MODEL, "--port", port]
+    proxy = {name: "http://127.0.0.1:1" for name in ("HTTP_PROXY", "http_proxy")}  # to nowhere, and without NO_PROXY
+    told = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"} | proxy
     started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=told,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a background job ignores it
     )  # fmt: skip
     try:

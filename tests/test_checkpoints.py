@@ -208,6 +208,7 @@ def test_without_the_bundled_file_the_hub_is_asked_once_and_its_copy_verified(ab
     assert create(cache).temperature == checkpoints.metrics(NAME)["temperature"]
     server.requests.clear()
     create(cache)
+    create(cache / "not there" / "..")  # the same place
     assert not server.requests
     server.put(f"cnnzoo/{NAME}", {checkpoints.WEIGHTS: absent[:-1] + b"\x00", "pytorch_model.bin": b"pickle"})
     with pytest.raises(CheckpointError, match="sha256"):

@@ -112,6 +112,7 @@ def test_sixteen_bits_are_scaled_to_eight_and_not_clipped(transform, kind):
     pixels = np.arange(784).reshape(28, 28) % 256
     eight, sixteen = Image.fromarray(pixels.astype(np.uint8)), Image.fromarray((pixels * 257).astype(kind))
     assert torch.equal(transform(sixteen), transform(eight))
+    assert torch.equal(transform(Image.fromarray(pixels.astype(kind))), transform(eight))  # 8 bits in a file of 16
 
 
 def test_what_is_transparent_becomes_black(transform):
