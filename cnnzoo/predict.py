@@ -103,7 +103,8 @@ def _inputs(
         except InputError as e:
             if reasons is None:
                 raise
-            reasons[str(images[i]) if isinstance(images[i], (str, os.PathLike)) else f"image {i + 1}"] = str(e)
+            name = str(images[i]) if isinstance(images[i], (str, os.PathLike)) else ""
+            reasons[name if name and name not in reasons else f"image {i + 1}"] = str(e)  # one may be given twice
     return found
 
 

@@ -47,7 +47,9 @@ def corrupt(images: Tensor, corruption: str, seed: int = 0) -> Tensor:
         UnknownNameError: There is no such corruption.
     """
     if corruption not in names():
-        raise unknown("corruption", corruption, names())
+        raise unknown("corruption", str(corruption), names())
+    if not isinstance(images, Tensor):
+        raise InputError(f"A {type(images).__name__} was given as images. Pass a tensor (B, C, H, W), such as split.images.")
     if images.dim() != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise InputError(
             f"Images of shape {tuple(images.shape)} and type {images.dtype} were given; allowed is (B, C, H, W) in uint8, "
@@ -59,9 +61,19 @@ def corrupt(images: Tensor, corruption: str, seed: int = 0) -> Tensor:
             f"Float images from {low:g} to {high:g} were given; allowed is 0 to 1, and no NaN. Scale them, or pass uint8."
         )
     kind, amount = corruption.split()
+    if kind == "blur" and min(images.shape[2:]) <= _reach(float(amount)):  # it mirrors the image at its edges
+        raise InputError(
+            f"Images of {images.shape[2]}x{images.shape[3]} pixels were given; {corruption} needs more than "
+            f"{_reach(float(amount))} a side. Leave it out, or scale them up."
+        )
     generator = torch.Generator().manual_seed(seed)
     parts = [_apply(part, kind, float(amount), generator) for part in images.split(_CHUNK)]
     return torch.cat(parts) if parts else images.clone()
+
+
+def _reach(sigma: float) -> int:
+    """Pixels that a blur looks at to each side."""
+    return math.ceil(3 * sigma)
 
 
 def _apply(images: Tensor, kind: str, amount: float, generator: torch.Generator) -> Tensor:
@@ -74,7 +86,7 @@ def _apply(images: Tensor, kind: str, amount: float, generator: torch.Generator)
     elif kind == "blur":
         from torchvision.transforms.functional import gaussian_blur
 
-        x = gaussian_blur(x, 2 * math.ceil(3 * amount) + 1, amount)
+        x = gaussian_blur(x, 2 * _reach(amount) + 1, amount)
     else:
         mean = x.mean((1, 2, 3), keepdim=True)
         x = mean + amount * (x - mean)

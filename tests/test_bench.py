@@ -295,9 +295,10 @@ def test_what_a_peer_reached_is_kept_with_epochs_minutes_and_threads(peer, tmp_p
     rows = [_timed(peer, "onnx", 2, None, (1, 2)), _timed("resnext_small", "onnx", 2, 94.78, (1, 9))]
     (tmp_path / "bench.json").write_text(json.dumps(dict(rows=rows, hardware="x")))
     words = ["bench", "peers", out, "--infer", tmp_path / "bench.json", "--picture", tmp_path / "speed.png"]
-    (tmp_path / "empty.json").write_text("{}")
-    refused = CliRunner().invoke(main, [str(word) for word in [*words[:4], tmp_path / "empty.json", *words[5:]]])
-    assert refused.exit_code == 1 and "empty.json has no rows of bench infer" in refused.output and not bench.trained()
+    for other in ({}, dict(rows=[dict(axis="images")])):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        refused = CliRunner().invoke(main, [str(word) for word in [*words[:4], tmp_path / "other.json", *words[5:]]])
+        assert refused.exit_code == 1 and "other.json has no rows of bench infer" in refused.output and not bench.trained()
     for _ in range(2):  # the second time in its own place
         result = CliRunner().invoke(main, [str(word) for word in words])
         assert result.exit_code == 0, result.output

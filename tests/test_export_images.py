@@ -43,13 +43,30 @@ def test_arrays_of_other_sizes_are_scaled_as_predict_does(name, tmp_path):
         assert probabilities.max(1) == pytest.approx([p for _, p in wanted], abs=1e-4)
     for image in (large[0], large[0][None], colour[0]):
         assert file(image)[0] == labels[:1]
-    with pytest.raises(InputError, match="one image of three channels"):
+    with pytest.raises(InputError, match=r"\(10, 3, 60, 90\) was given; the file takes"):
         file(colour.transpose(0, 3, 1, 2))
+    for side in (27, 28, 60):  # one image with an axis for its one channel
+        image = np.full((side, side, 1), 100, np.uint8)
+        assert file(image)[0] == [cnnzoo.predict(model, image, photo="never")[0][0]]
     if name == "resnet_tiny":  # whose raw outputs can be had at other sizes
         assert np.abs(file.run(np.stack(large))[1] - probabilities).max() > 0.01
     else:
         with pytest.raises(InputError, match=r"\(10, 1, 60, 90\) was given; the file takes \(B, 1, 28, 28\)"):
             file.run(np.stack(large))
+
+
+def test_files_for_colours_take_arrays_as_predict_does(tmp_path):
+    model = cnnzoo.create_model("lenet_tiny", in_chans=3).eval()
+    file = cnnzoo.load_exported(cnnzoo.export(model, tmp_path / "made.onnx"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
+    wanted = [best[0] for best in cnnzoo.predict(model, list(pixels))]
+    for images in (pixels, pixels.transpose(0, 3, 1, 2), list(pixels), list(pixels.transpose(0, 3, 1, 2))):
+        labels, probabilities = file(images)
+        assert labels == [label for label, _ in wanted]
+        assert probabilities.max(1) == pytest.approx([p for _, p in wanted], abs=1e-4)
+    for image in (pixels[0], pixels[0].transpose(2, 0, 1)):
+        assert file(image)[1] == pytest.approx(probabilities[:1], abs=1e-4)
+    assert file(pixels[0, :, :, 0])[1].shape == (1, 10) and file(pixels[..., 0])[1].shape == (2, 10)
 
 
 def test_lists_of_pictures_and_arrays_are_read_as_predict_reads_them(tmp_path):
@@ -104,6 +121,15 @@ def test_of_a_model_in_a_wrapper_the_model_inside_is_exported(wrap, tmp_path):
     model = cnnzoo.create_model("lenet_tiny", pretrained=True).eval()
     facts = [cnnzoo.load_exported(cnnzoo.export(m, tmp_path / "model.pt2")).facts for m in (model, wrap(model))]
     assert facts[0] == facts[1] and facts[0]["source"] == "lenet_tiny.fashion_mnist"
+
+
+def test_a_small_type_without_preprocessing_is_checked_on_normalised_images(tmp_path, monkeypatch):
+    load_split_of(monkeypatch)
+    path = cnnzoo.export("lenet_tiny", tmp_path / "model.pt2", dtype="bf16", preprocess=False)
+    model = cnnzoo.create_model("lenet_tiny", pretrained=True)
+    x = torch.stack([cnnzoo.create_transform(model)(image) for image in garments().values()])
+    wanted = [best[0][0] for best in cnnzoo.predict(model, list(garments().values()))]
+    assert cnnzoo.load_exported(path)(x.numpy())[0] == wanted
 
 
 def test_a_small_type_that_is_not_checked_needs_no_images(tmp_path):

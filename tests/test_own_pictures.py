@@ -233,8 +233,9 @@ def test_predict_can_leave_out_broken_files(mine, tmp_path):
     with pytest.warns(UserWarning, match="image 1"):
         answers = cnnzoo.predict(model, [np.zeros((3, 3, 7)), good], skip_broken=True)
     assert answers[0] is None and answers[1] == cnnzoo.predict(model, good)
-    refused = run("predict", broken, "--model", mine, "--skip-broken", code=1).output
-    assert "1 of 1 images in the list cannot be used" in refused and "leave out" not in refused
+    for given in ([broken], [broken, broken]):
+        refused = run("predict", *given, "--model", mine, "--skip-broken", code=1).output
+        assert f"{len(given)} of {len(given)} images in the list cannot be used" in refused and "leave out" not in refused
 
 
 def test_broken_files_are_counted_over_training_and_test_pictures(mine, tmp_path):
@@ -251,10 +252,12 @@ def test_broken_files_are_counted_over_training_and_test_pictures(mine, tmp_path
 def test_a_recipe_for_thousands_of_images_trains_on_a_few(place, tmp_path):
     args = ("train", "lenet_tiny", "--data-dir", place / "pictures", "--epochs", 1, "--device", "cpu")
     said = run(*args, "--out", tmp_path / "run").stderr
-    assert "A batch of 256 images is more than the 32 that are trained on: batches have 8." in said
-    assert checkpoints.read_json(tmp_path / "run" / "recipe.json")["batch_size"] == 8
+    assert "Batches have 8 images, not 256: without the holdout there are 29 to train on." in said
+    run(*args, "--out", tmp_path / "holdout", "--holdout")  # which is to be comparable
+    for out in ("run", "holdout"):
+        assert checkpoints.read_json(tmp_path / out / "recipe.json")["batch_size"] == 8
     refused = run(*args, "--accumulate", 64, "--out", tmp_path / "other", code=1).output
-    assert "Choose a multiple of 64, at most 32" in refused
+    assert "Choose a multiple of 64, at most 29" in refused
 
 
 def test_a_run_can_be_exported_and_trained_further_and_teach(mine, tmp_path):

@@ -232,6 +232,8 @@ def test_eval_without_the_steps_for_photos_says_that_there_are_such(tmp_path):
         for i in range(5):
             garments()[label].save(tmp_path / label / f"{i}.png")
     assert "photo" not in said()
+    Image.new("L", (40, 40), 255).save(tmp_path / "Bag" / "0.png")  # a photo of nothing
+    assert "photo" not in said()
     garments()["Bag"].resize((90, 90)).save(tmp_path / "Bag" / "5.png")
     assert "--photo auto" in said()
 

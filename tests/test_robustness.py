@@ -89,6 +89,13 @@ def test_contrast_brings_pixels_nearer_to_the_images_own_mean(images):
 
 
 def test_what_is_no_corruption_or_no_batch_is_refused(images):
+    with pytest.raises(UnknownNameError, match="'3'"):
+        robustness.corrupt(images, 3)
+    with pytest.raises(InputError, match="A list was given as images"):
+        robustness.corrupt([images], "blur 1")
+    with pytest.raises(InputError, match="blur 1.5 needs more than 5 a side"):
+        robustness.corrupt(images[..., :5], "blur 1.5")
+    assert robustness.corrupt(images[..., :6], "blur 1.5").shape == images[..., :6].shape
     with pytest.raises(UnknownNameError, match="Did you mean shift 2"):
         robustness.corrupt(images, "shif 2")
     for wrong in (images[0], images.long()):

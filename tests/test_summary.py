@@ -363,6 +363,8 @@ def test_a_wrong_input_size_is_refused_with_the_size_to_type(ask):
     for model in (cnnzoo.create_model("lenet_d2l"), cnnzoo.create_model("resnet_tiny")):
         with pytest.raises(InputError, match=r"\(3, 28, 28\) was given.*takes 1x28x28.*input_size=\(1, 28, 28\)"):
             ask(model, (3, 28, 28))
+    with pytest.raises(InputError, match="A str was given as a model"):
+        ask("lenet_tiny", (1, 28, 28))
     with pytest.raises(InputError, match=r"28 was given.*height and width.*Pass \(1, 28, 28\)"):
         ask(cnnzoo.create_model("lenet_d2l"), 28)
     with pytest.raises(InputError, match=r"\(1, 0, 28\) was given"):

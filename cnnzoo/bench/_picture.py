@@ -32,7 +32,8 @@ def draw(found: dict[str, Any], path: str | Path) -> Path:
     rows = found["rows"]
     threads = max(r["threads"] for r in rows)
     peers = {r["model"]: r["top1"] for r in _peers.trained()}
-    rows = [dict(r, top1=peers.get(r["model"], r["top1"])) for r in rows if r["form"] in _KINDS and r["threads"] == threads]
+    rows = [r for r in rows if r["form"] in _KINDS and r["threads"] == threads and "failed" not in r]
+    rows = [dict(r, top1=peers.get(r["model"], r["top1"])) for r in rows]
     if not rows:
         raise InputError("No row of an ONNX file was given; at least one is needed. Time the form onnx too.")
     known = [r["top1"] for r in rows if r["top1"] is not None]

@@ -121,7 +121,7 @@ def peers(runs: tuple[str, ...], timed: str | None, picture: str | None, as_json
 
         canvas.check_picture(picture)  # before anything is kept
     found = checkpoints.read_json(user_path(timed)) if timed else None
-    if found is not None and not found.get("rows"):
+    if found is not None and not all({"form", "threads"} <= set(row) for row in found.get("rows") or [{}]):
         raise CnnzooError(f"{timed} has no rows of bench infer. Pass the file that cnnzoo bench infer wrote.")
     rows = bench.keep(bench.collect(runs))
     if found and picture:

@@ -48,8 +48,11 @@ class Group(click.Group):
     """Turns what users and systems do wrong into one line and exit code 1; Ctrl-C is one line and exit code 130."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        warnings.formatwarning = _plain
-        return super().__call__(*args, **kwargs)
+        usual, warnings.formatwarning = warnings.formatwarning, _plain
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            warnings.formatwarning = usual
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -1,5 +1,6 @@
 """Commands about models and what they say of images."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import click
 from torch import nn
 
 from .. import data, inference
-from ..errors import CnnzooError
+from ..errors import CnnzooError, InputError
 from ..files import atomic, check_writable
 from ..progress import progress
 from ._common import (
@@ -240,9 +241,13 @@ def eval_(
 
 
 def _are_photos(network: nn.Module, data_dir: str) -> bool:
-    """Whether the model is one of Fashion-MNIST, and the first pictures in a folder are not in that data set's format."""
+    """Whether the model is one of Fashion-MNIST, and one of the first pictures in a folder is not in its format."""
     read = inference.reader(network)
-    return any(read(path).photo for path, _ in data.labelled_files(data_dir)[:_LOOKED_AT])
+    for path, _ in data.labelled_files(data_dir)[:_LOOKED_AT]:
+        with contextlib.suppress(InputError):  # broken, or nothing is on it
+            if read(path).photo:
+                return True
+    return False
 
 
 def _eval_photos(model: str, data_dir: str, photo: str, device: str, skip_broken: bool, as_json: bool) -> None:

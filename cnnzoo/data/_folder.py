@@ -51,10 +51,10 @@ def read_folder(data_dir: Path | None, image_size: tuple[int, int, int] | None, 
         divided = divide([label for _, label in train], _names(train, data_dir))
         train, test = ([train[i] for i in part] for part in divided)
     size = image_size or (1, 28, 28)
-    names = _names([*train, *test], data_dir)
-    sources = (path for path, _ in [*train, *test])
-    images, good = read_images(sources, names, size, place=str(data_dir), skip_broken=skip_broken)
-    labels = torch.tensor([[*train, *test][i][1] for i in good], dtype=torch.int64)
+    both = [*train, *test]
+    names = _names(both, data_dir)
+    images, good = read_images((path for path, _ in both), names, size, place=str(data_dir), skip_broken=skip_broken)
+    labels = torch.tensor([both[i][1] for i in good], dtype=torch.int64)
     ours = sum(i < len(train) for i in good)
     counts = labels[:ours].bincount(minlength=len(classes)).tolist()
     if 0 in counts:

@@ -46,7 +46,8 @@ class Split:
     def __getitem__(self, index: int | slice | Tensor) -> "Split | tuple[Tensor, int]":
         if hasattr(index, "__index__") and not (isinstance(index, Tensor) and index.dim()):
             return self.images[index], int(self.labels[index])
-        names = tuple(self.names[i] for i in torch.arange(len(self))[index].tolist()) if self.names else ()
+        chosen = torch.arange(len(self), device=self.labels.device)[index].tolist() if self.names else ()
+        names = tuple(self.names[i] for i in chosen)
         return replace(self, images=self.images[index], labels=self.labels[index], names=names)
 
     def to(self, device: torch.device | str) -> "Split":

@@ -136,7 +136,7 @@ def _load_pt2(path: Path) -> Exported:
 
 
 def _fitted(images: Any, facts: dict[str, Any]) -> Any:
-    """What a caller gave as images; uint8 arrays of which one has another size than the model's are scaled to it.
+    """What a caller gave as images; uint8 arrays of which one has another size or shape than the file takes are made to fit.
 
     Raises:
         InputError: An array that has to be scaled is no image.
@@ -147,10 +147,16 @@ def _fitted(images: Any, facts: dict[str, Any]) -> Any:
     if not sources or not all(isinstance(source, (np.ndarray, torch.Tensor)) for source in sources):
         return images  # paths and PIL images are scaled in any case
     arrays = [_numbers(source) for source in sources]
-    if sources is not images and (arrays[0].ndim == 4 or arrays[0].ndim == 3 and 3 not in arrays[0].shape[::2]):
-        arrays = list(arrays[0])  # (B, C, H, W) or (B, H, W): several images
-    size = tuple(facts["input_size"][1:])
-    if all(array.dtype != np.uint8 or array.ndim < 2 or array.shape[-2:] == size for array in arrays):
+    chans, *size = facts["input_size"]
+    first, fitting = arrays[0], {(chans, *size)} | ({tuple(size)} if chans == 1 else set())
+    if sources is not images and first.ndim > 2:
+        several = first.ndim == 4 or first.shape[0] != 3 and first.shape[2] not in (1, 3)
+        arrays = list(first) if several else [first]  # (B, C, H, W) or (B, H, W), else one image
+        if chans == 3 and not several:
+            fitting = set()  # the file itself takes batches alone
+    wrong = any(array.dtype != np.uint8 or array.ndim < 2 for array in arrays)
+    wrong = wrong or first.ndim == 4 and first.shape[1] not in (1, chans) and first.shape[3] not in (1, 3)
+    if wrong or all(array.shape in fitting for array in arrays):
         return images
     return _pixels(arrays, facts)
 

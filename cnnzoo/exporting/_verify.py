@@ -49,7 +49,11 @@ def compare(made: Path, network: nn.Module, preprocess: bool, split: data.Split 
         ExportError: They differ by more than the type may.
     """
     reference = make_pipeline(network, torch.float32, preprocess)
-    given = [split.images] if split is not None else [example(reference, b) for b in _BATCHES]
+    if split is None:
+        given = [example(reference, b) for b in _BATCHES]
+    else:
+        mean, std = (v.flatten().tolist() for v in (reference.mean, reference.std))
+        given = [split.images if preprocess else data.normalize(split.images, mean, std)]
     with torch.inference_mode():
         parts = [p for x in given for p in x.split(_PART)]
         logits = torch.cat([reference(p)[0] if preprocess else reference(p) for p in parts])

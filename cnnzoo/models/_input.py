@@ -24,7 +24,7 @@ def check_input(x: Tensor, in_chans: int, height: int, width: int, fixed: bool) 
             f"A tensor of {x.dim()} dimensions was given; a model takes images as (B, C, H, W). "
             "For one image pass x[None], for grayscale without a channel axis x[:, None]."
         )
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex() or x.is_quantized):
         raise InputError(
             "Whole numbers were given as images; a model takes normalised floating-point numbers. For pixels from 0 to 255 "
             "call cnnzoo.data.normalize(images, mean, std), with those of model.pretrained_cfg."

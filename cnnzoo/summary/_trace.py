@@ -81,8 +81,10 @@ def trace(model: nn.Module, input_size: tuple[int, ...]) -> Call:
     """Sends a blank image through `model` in evaluation mode, and puts everything back.
 
     Raises:
-        InputError: `input_size` is no size, or `model` cannot run on it.
+        InputError: `model` is none, `input_size` is no size, or `model` cannot run on it.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"A {type(model).__name__} was given as a model. Make one with cnnzoo.create_model.")
     model = getattr(model, "_orig_mod", model)  # of torch.compile, whose graph has no modules
     try:
         valid = len(input_size) > 0 and all(isinstance(n, int) and n > 0 for n in input_size)

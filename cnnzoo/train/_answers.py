@@ -106,7 +106,7 @@ def ask(
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     accelerator = make_accelerator(recipe, None, None, out)
-    recipe = with_batch(recipe, len(split), accelerator)
+    recipe = with_batch(recipe, split, accelerator)
     teachers = [teacher.to(accelerator.device) for teacher in load_teachers(recipe, split.info, holdout)]
     try:
         out.mkdir(parents=True, exist_ok=True)

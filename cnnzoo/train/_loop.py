@@ -93,7 +93,7 @@ def train(
     where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
     split, judge = data.load_splits(recipe.dataset, splits, image_size=read_size(recipe), **where)
     split = split.to(accelerator.device)
-    recipe = with_batch(recipe, len(split), accelerator)
+    recipe = with_batch(recipe, split, accelerator)
     run = _start(recipe, holdout, out, accelerator, split, judge)
     with owned(out, accelerator), _sigterm_stops(run), deterministic(recipe.deterministic):
         open_folder(run, resume)

@@ -76,20 +76,22 @@ def as_pretrained(recipe: Recipe) -> Recipe:
     return override(recipe, **known)
 
 
-def with_batch(recipe: Recipe, images: int, accelerator: Accelerator) -> Recipe:
+def with_batch(recipe: Recipe, split: data.Split, accelerator: Accelerator) -> Recipe:
     """The recipe, with a batch that goes into the data: the recipes' own are made for thousands of images.
 
-    A batch of more images than there are becomes one of at most a quarter of them, a power of two. A line says so.
+    A batch of more images than there are becomes about a quarter of them, and at least 8 if there are so many. A line says
+    so. The holdout never counts, so that runs with and without one have the same batch.
 
     Raises:
         CnnzooError: It does not go evenly into processes and parts.
     """
     parts, size = accelerator.num_processes * recipe.accumulate, recipe.batch_size
+    images = min(len(split), split.info.num_train - split.info.holdout)
     if size > images >= parts:
         most = max(images // 4, min(images, _LEAST))
         size = max(1, 2 ** (most.bit_length() - 1) // parts) * parts
         if accelerator.is_main_process:
-            say(f"A batch of {recipe.batch_size} images is more than the {images} that are trained on: batches have {size}.")
+            say(f"Batches have {size} images, not {recipe.batch_size}: without the holdout there are {images} to train on.")
     if size > images or size % parts:
         raise CnnzooError(
             f"batch_size={size} was given for {images} images, {accelerator.num_processes} processes and "

@@ -151,7 +151,8 @@ def load_state(out: Path, identity: dict[str, Any], data: dict[str, Any]) -> dic
     except Exception as e:  # torch raises half a dozen kinds for a damaged file
         raise damaged(path, e) from e
     wanted = completed(identity)
-    if differ := [k for k in wanted | found if wanted.get(k) != found.get(k)]:
+    differ = [k for k in wanted | found if wanted.get(k) != found.get(k)]
+    if differ and (differ != ["batch_size"] or former == data):  # of more images it may be another by itself
         changed = ", ".join(f"{k}: {found.get(k)!r} then, {wanted.get(k)!r} now" for k in differ)
         raise CheckpointError(
             f"{path} belongs to another recipe ({changed}). Resume with the same one, or choose another --out."
