@@ -232,7 +232,7 @@ def eval_(
     if model in (arch, f"{arch}.{tag}") and tag in (known := registry.info(arch)["checkpoints"]):
         click.echo(f"accuracy on the model card (test set): {accuracy(known[tag])}")
     click.echo(f"{model}: {m.top1:.2f} % top-1 on {m.count:,} {split} images of {images.info.title}")
-    if images.info.name == "folder" and data_dir and _are_photos(network, data_dir):
+    if images.info.name == "folder" and _are_photos(network, data_dir or data.default_data_dir()):
         click.echo(
             "The pictures were only scaled. They are not in the model's format, which is a light garment on black at 28x28 "
             "pixels. To measure them as predict answers, add: --dataset folder --photo auto",
@@ -240,7 +240,7 @@ def eval_(
         )
 
 
-def _are_photos(network: nn.Module, data_dir: str) -> bool:
+def _are_photos(network: nn.Module, data_dir: str | Path) -> bool:
     """Whether the model is one of Fashion-MNIST, and one of the first pictures in a folder is not in its format."""
     read = inference.reader(network)
     for path, _ in data.labelled_files(data_dir)[:_LOOKED_AT]:
