@@ -126,6 +126,34 @@ def test_the_answers_that_a_student_of_another_seed_gets_are_about_its_images(re
     assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
 
 
+def test_asking_goes_on_where_it_was_stopped(recipe, tmp_path, miniature, monkeypatch):
+    chosen = override(recipe, teacher="resnet_tiny", batch_size=4, cutmix=1.0, mix_prob=0.5)
+    train.ask(chosen, tmp_path / "whole", epochs=3, data_dir=miniature[0], resume=True)  # there is nothing to go on with
+
+    def stop(text):
+        if " 2 of 3 " in text:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_answers, "say", stop)
+        train.ask(chosen, tmp_path / "parts", epochs=3, data_dir=miniature[0])
+    part = tmp_path / "parts" / "answers.part.safetensors"
+    content = part.read_bytes()
+    for other in (override(chosen, teacher="lenet_tiny"), override(chosen, shift=2)):
+        with pytest.raises(CheckpointError, match="answers of other teachers, or about other images"):
+            train.ask(other, tmp_path / "parts", epochs=3, data_dir=miniature[0], resume=True)
+    part.write_bytes(content[:-1])
+    with pytest.raises(CheckpointError, match="part.safetensors is damaged"):
+        train.ask(chosen, tmp_path / "parts", epochs=3, data_dir=miniature[0], resume=True)
+    part.write_bytes(content)
+    told = []
+    monkeypatch.setattr(_answers, "say", told.append)
+    train.ask(chosen, tmp_path / "parts", epochs=3, data_dir=miniature[0], resume=True)
+    assert told == ["asked about 3 of 3 epochs of images"] and not part.exists()
+    whole, parts = (checkpoints.read_json(tmp_path / name / "answers.json") for name in ("whole", "parts"))
+    assert whole == parts  # the sha256 of the answers is in it
+
+
 def test_teachers_answer_in_mixed_precision_as_in_full(recipe, tmp_path, miniature):
     for amp in ("bf16", "no"):  # which are one where the machine has no fast bfloat16
         train.ask(override(recipe, teacher="resnet_tiny", amp=amp), tmp_path / amp, epochs=1, data_dir=miniature[0])

@@ -140,11 +140,12 @@ def train_(model, recipe, out, holdout, resume, device, track, skip_broken, data
 @click.option("--out", required=True, metavar="DIR", help="Folder for the answers; train takes it as --answers.")
 @click.option("--views", default=30, show_default=True, help="Epochs of images to ask about; the student repeats them.")
 @click.option("--holdout", is_flag=True, help="For students that are trained with --holdout.")
+@click.option("--resume", is_flag=True, help="Go on where the teachers were stopped.")
 @data_dir_option
 @download_option
 @skip_broken_option
 @_recipe_options
-def ask(model, recipe, out, views, holdout, data_dir, download, skip_broken, **fields) -> None:
+def ask(model, recipe, out, views, holdout, resume, data_dir, download, skip_broken, **fields) -> None:
     """Store a teacher's answers, for any number of students.
 
     Asks --teacher about the images that MODEL will be trained on by a recipe. Give the options that
@@ -154,7 +155,8 @@ def ask(model, recipe, out, views, holdout, data_dir, download, skip_broken, **f
 
     download = may_download(data_dir, download)
     chosen = _chosen(model, recipe, data_dir, download, fields)
-    train.ask(chosen, out, epochs=views, holdout=holdout, data_dir=data_dir, download=download, skip_broken=skip_broken)
+    where = dict(data_dir=data_dir, download=download, skip_broken=skip_broken)
+    train.ask(chosen, out, epochs=views, holdout=holdout, resume=resume, **where)
     click.echo(f"{out} holds the answers to {views} epochs of images. Train with them: --answers {out}")
 
 

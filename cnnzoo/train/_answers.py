@@ -5,6 +5,7 @@ epochs sees the very images that the teachers saw (arXiv:2106.05237), and need n
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import checkpoints, data
 from ..errors import CheckpointError, CnnzooError
-from ..files import atomic, check_writable, user_path, write_json
+from ..files import atomic, check_writable, parse_json, user_path, write_json
 from ..progress import no_bar, say
 from ..recipes import Recipe
 from ..resolve import name_of
@@ -26,6 +28,7 @@ from ._parts import as_pretrained, load_teachers, make_accelerator, read_size, w
 from ._saving import environment, fingerprint
 
 _ANSWERS, _FACTS = "answers.safetensors", "answers.json"
+_PART = "answers.part.safetensors"  # while teachers are being asked
 # What decides which images an epoch has.
 _FIELDS = (
     "dataset", "in_chans", "batch_size", "flip", "shift", "cutout", "erase", "mixup", "cutmix", "mix_prob", "randaugment",
@@ -82,6 +85,7 @@ def ask(
     data_dir: str | Path | None = None,
     download: bool = False,
     skip_broken: bool = False,
+    resume: bool = False,
 ) -> Path:
     """Asks `recipe.teacher` about the images of the recipe's first epochs; a student's recipe names the folder as `answers`.
 
@@ -91,10 +95,12 @@ def ask(
         epochs: To ask about. The student repeats them.
         holdout: Ask about the training images without the holdout, for a run that measures on that.
         data_dir, download, skip_broken: See `data.load_splits`.
+        resume: Go on after the last epoch that they were asked about, if they were stopped.
 
     Raises:
         CnnzooError: There is no teacher, or no epoch, or the recipe has two views of each image.
-        CheckpointError: A teacher does not fit the data, or knows the holdout.
+        CheckpointError: A teacher does not fit the data, or knows the holdout; or what is to be gone on with is damaged, or
+            of other teachers or images.
     """
     if not recipe.teacher or recipe.dual or epochs < 1:
         raise CnnzooError(
@@ -113,16 +119,65 @@ def ask(
     except OSError as e:
         raise CnnzooError(f"{out} cannot be made a folder ({e.strerror}). Choose another with --out.") from e
     check_writable(out / _ANSWERS)  # before the minutes that it takes to ask
-    answers = _asked(recipe, teachers, split.to(accelerator.device), epochs, accelerator.autocast)
     facts = dict(
         {name: getattr(recipe, name) for name in _FIELDS}, seed=recipe.seed, data=fingerprint(split, judge)["sha256"],
         teachers=[name_of(teacher) for teacher in teachers], command=environment(accelerator.device)["command"],
     )  # fmt: skip
+    part = _Part(out / _PART, facts, _digest(teachers))
+    if resume:
+        part.take_up()
     (out / _FACTS).unlink(missing_ok=True)
+    answers = _asked(recipe, teachers, split.to(accelerator.device), epochs, accelerator.autocast, part)
     with atomic(out / _ANSWERS) as temporary:
         save_file(dict(answers=answers), temporary)
-    write_json(out / _FACTS, dict(facts, sha256=checkpoints.sha256(out / _ANSWERS)))
+    write_json(out / _FACTS, dict(part.facts, sha256=checkpoints.sha256(out / _ANSWERS)))
+    part.path.unlink(missing_ok=True)
     return out
+
+
+def _digest(teachers: list[nn.Module]) -> str:
+    """A sha256 of all their weights."""
+    digest = hashlib.sha256()
+    for teacher in teachers:
+        for tensor in teacher.state_dict().values():
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass
+class _Part:
+    """What teachers have said so far, in a file that is written after each epoch."""
+
+    path: Path
+    facts: dict[str, Any]  # about the images and the teachers; and the command that began it
+    weights: str  # the teachers' digest
+    told: list[Tensor] = dataclasses.field(default_factory=list)  # an epoch each, (images, K)
+
+    def add(self, epoch: Tensor) -> None:
+        self.told.append(epoch)
+        known = dict(facts=json.dumps(self.facts), weights=self.weights)
+        with atomic(self.path) as temporary:
+            save_file(dict(answers=torch.stack(self.told)), temporary, metadata=known)
+
+    def take_up(self) -> None:
+        """Goes on with what the file holds, if there is one.
+
+        Raises:
+            CheckpointError: It is damaged, or of other teachers or images.
+        """
+        if not self.path.is_file():
+            return
+        try:
+            with safe_open(self.path, "pt") as file:
+                known, told = file.metadata(), list(file.get_tensor("answers"))
+            facts, weights = parse_json(known["facts"]), known["weights"]
+        except Exception as e:  # safetensors raises several kinds
+            raise CheckpointError(f"{self.path} is damaged ({type(e).__name__}). Ask anew: leave out --resume.") from e
+        if (dict(facts, command=""), weights) != (dict(self.facts, command=""), self.weights):
+            raise CheckpointError(
+                f"{self.path} has answers of other teachers, or about other images. Ask as before, or leave out --resume."
+            )
+        self.facts, self.told = facts, told
 
 
 @torch.inference_mode()
@@ -132,11 +187,13 @@ def _asked(
     split: data.Split,
     epochs: int,
     precision: Callable[[], AbstractContextManager],
+    part: _Part,
 ) -> Tensor:
     """Logarithms of what the teachers say on average of the images of the recipe's epochs, `(epochs, images, K)`."""
-    told, size = [], recipe.full_size(split.info.image_size[1:])
-    with tqdm(total=epochs * (len(split) // recipe.batch_size), desc="asking", unit="batch", disable=no_bar()) as bar:
-        for epoch in range(epochs):
+    size, steps, done = recipe.full_size(split.info.image_size[1:]), len(split) // recipe.batch_size, len(part.told)
+    with tqdm(total=epochs * steps, initial=done * steps, desc="asking", unit="batch", disable=no_bar()) as bar:
+        for epoch in range(done, epochs):
+            told = []
             for images, _ in data.epoch_batches(
                 split, recipe.batch_size, augmentation(recipe), seed=recipe.seed, epoch=epoch, image_size=size
             ):
@@ -145,9 +202,10 @@ def _asked(
                 said = torch.stack(logits).softmax(2).mean(0)
                 told.append(said.clamp(min=1e-20).log().half().cpu())
                 bar.update()
+            part.add(torch.cat(told))  # steps of (B, K) -> (images, K)
             if bar.disable:  # there is no terminal
                 say(f"asked about {epoch + 1} of {epochs} epochs of images")
-    return torch.cat(told).unflatten(0, (epochs, -1))  # (epochs steps, B, K) -> (epochs, images, K)
+    return torch.stack(part.told[:epochs])
 
 
 def load_answers(recipe: Recipe, known: dict[str, Any], device: torch.device) -> Answers | None:
