@@ -145,14 +145,14 @@ def test_broken_files_are_listed_by_name_ten_and_how_many_more(tmp_path):
     with pytest.raises(DataError) as e:
         load_split("folder", "train", data_dir=tmp_path)
     text = str(e.value)
-    assert text.startswith(f"12 of 52 images in {tmp_path} cannot be used: train/a/broken00.png, train/a/broken01.png, ")
+    assert text.startswith(f"12 of 56 images in {tmp_path} cannot be used: train/a/broken00.png, train/a/broken01.png, ")
     assert "broken09.png and 2 more." in text and "broken10" not in text
     assert "not an image that Pillow can read" in text and "--skip-broken (in Python skip_broken=True)" in text
 
 
 def test_broken_files_are_skipped_only_on_request_and_reported(tmp_path):
     broken_folder(tmp_path, 3)
-    with pytest.warns(UserWarning, match=r"3 of 43 images.*broken00.png, .*broken02.png; they are left out"):
+    with pytest.warns(UserWarning, match=r"3 of 47 images.*broken00.png, .*broken02.png; they are left out"):
         train = load_split("folder", "train", data_dir=tmp_path, skip_broken=True)
     assert sorted(grays(train)) == list(range(40))
     assert all((value >= 20) == label for value, label in zip(grays(train), train.labels.tolist(), strict=True))

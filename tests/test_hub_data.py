@@ -71,7 +71,8 @@ def test_what_is_wrong_with_a_hub_data_set_is_said(monkeypatch):
     with pytest.raises(DataError, match="test split of zoo/pets has the label z; its classes are x, y"):
         load_split("hfds/zoo/pets")
     use_readers(monkeypatch, train=FakeReader([png(1)] * 3 + [b"", None], ["x", "y", "x", "x", "y"]))
-    with pytest.raises(DataError, match=r"2 of 5 images in zoo/pets.*image 3 \(train\), image 4 \(train\)"):
+    words = r"2 of 5 images in the train split of zoo/pets.*image 3 \(train\), image 4 \(train\)"
+    with pytest.raises(DataError, match=words):
         load_split("hfds/zoo/pets")
 
 

@@ -16,7 +16,7 @@ import torch
 from helpers import TINY, run_recipe as run, weights_of as weights
 
 import cnnzoo
-from cnnzoo import data, evaluate, hub
+from cnnzoo import checkpoints, data, evaluate, hub
 from cnnzoo.errors import CheckpointError, CnnzooError, TrainingError, UnknownNameError
 from cnnzoo.files import write_json
 from cnnzoo.recipes import Recipe, override
@@ -280,9 +280,14 @@ def test_a_run_with_growing_images_trains_on_them(recipe, tmp_path, miniature, m
     assert shapes == [(8, 1, 20, 20)] * 5 + [(8, 1, 24, 24)] * 5 + [(8, 1, 28, 28)] * 5
 
 
-def test_a_batch_larger_than_the_data_is_refused(recipe, tmp_path, miniature):
-    with pytest.raises(CnnzooError, match="batch_size=64"):
-        run(override(recipe, batch_size=64), tmp_path / "run", miniature)
+def test_a_batch_larger_than_the_data_becomes_one_that_goes_into_it(recipe, tmp_path, miniature, capsys):
+    for holdout in (False, True):  # so that both can be compared
+        out = tmp_path / f"run-{holdout}"
+        run(override(recipe, batch_size=64, epochs=1), out, miniature, holdout=holdout)
+        assert "Batches have 8 images, not 64: without the holdout there are 32 to train on." in capsys.readouterr().err
+        assert checkpoints.read_json(out / "recipe.json")["batch_size"] == 8
+    with pytest.raises(CnnzooError, match="batch_size=64 was given for 32 images, 1 processes and accumulate=33"):
+        run(override(recipe, batch_size=64, accumulate=33), tmp_path / "other", miniature)
 
 
 @pytest.mark.slow
